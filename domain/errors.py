@@ -1,0 +1,234 @@
+"""Every refusal of Lapse, typed, with the fields a caller can act on.
+
+A refusal never carries personal data: ids, rule names, counts and times only. Adapters turn these
+into exit codes (adapters/cli/errors.py) and later into problem types; nothing else does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class LapseError(Exception):
+    """Something Lapse refuses or cannot do. `str()` says what happened and what would help."""
+
+
+# -- what a session does not allow ------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class SessionNotFound(LapseError):
+    """There is no session with this id."""
+
+    session_id: str
+
+    def __str__(self) -> str:
+        return f"no session {self.session_id}: check the id with `lapse sessions`"
+
+
+@dataclass(eq=False)
+class SessionExists(LapseError):
+    """A session with this id was created before."""
+
+    session_id: str
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} exists already"
+
+
+@dataclass(eq=False)
+class SessionExpired(LapseError):
+    """The session is over; until `recover_until` it can be recovered (None: it cannot)."""
+
+    session_id: str
+    expired_at: int
+    rule: str
+    recover_until: int | None = None
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} has expired under rule {self.rule}"
+
+
+@dataclass(eq=False)
+class SessionErased(LapseError):
+    """The session's data is gone for good; only its history remains."""
+
+    session_id: str
+    erased_at: int | None = None
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} has been erased"
+
+
+@dataclass(eq=False)
+class NotAllowed(LapseError):
+    """The session is in a state in which this command makes no sense."""
+
+    session_id: str
+    command: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot {self.command} session {self.session_id}: {self.why}"
+
+
+@dataclass(eq=False)
+class ParticipantUnknown(LapseError):
+    """The session has no such participant."""
+
+    session_id: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} has no participant {self.token}"
+
+
+@dataclass(eq=False)
+class LimitReached(LapseError):
+    """A policy's limit is used up. scope: `concurrent`, `owner` or `bytes`."""
+
+    policy: str
+    scope: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"policy {self.policy}: limit {self.scope} = {self.limit} is reached"
+
+
+# -- what the log refuses ---------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Conflict(LapseError):
+    """Somebody else changed the session meanwhile: read it again and decide again."""
+
+    session_id: str
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} changed meanwhile; try again"
+
+
+@dataclass(eq=False)
+class CorruptEvent(LapseError):
+    """A stored event cannot be read. It is never skipped: history must be whole."""
+
+    partition: int
+    position: int
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"event {self.partition}/{self.position} cannot be read ({self.why}): "
+            "restore the database from a backup; nothing was changed"
+        )
+
+
+@dataclass(eq=False)
+class CorruptState(LapseError):
+    """A session's folded state cannot be read; `lapse db rebuild` makes it anew from the log."""
+
+    session_id: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"folded state of session {self.session_id} cannot be read ({self.why}): "
+            "run `lapse db rebuild`"
+        )
+
+
+# -- policies ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One error in a policy file. place: where it stands, such as `policy.room.rules[1].after`."""
+
+    place: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}"
+
+
+@dataclass(eq=False)
+class PolicyInvalid(LapseError):
+    """A policy file is refused as a whole; every error is listed with its place."""
+
+    problems: Sequence[Problem]
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+@dataclass(eq=False)
+class PolicyUnknown(LapseError):
+    """No policy of this name was ever applied."""
+
+    name: str
+    known: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        known = ", ".join(self.known) or "none"
+        return f"no policy named {self.name!r}; known policies: {known}"
+
+
+@dataclass(eq=False)
+class EffectiveTooSoon(LapseError):
+    """A new policy version must lie ahead, so that every instance knows it in time."""
+
+    policy: str
+    earliest: int
+
+    def __str__(self) -> str:
+        return f"policy {self.policy}: effective_from must be at least 5 s ahead"
+
+
+# -- where things are kept --------------------------------------------------------------------
+
+
+class StoreError(LapseError):
+    """The database did not do what was asked; nothing was half-written."""
+
+
+class StoreReadOnly(StoreError):
+    """The database cannot be written."""
+
+
+class StoreFull(StoreError):
+    """There is no room left for the database to write."""
+
+
+class StoreBusy(StoreError):
+    """The database did not become free in time."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, or the connection broke."""
+
+
+class SettingsInvalid(LapseError):
+    """A setting is missing or wrong; the text says which and what would be right."""
+
+
+class SchemaTooNew(StoreError):
+    """The database was written by a newer Lapse."""
+
+
+class SchemaTooOld(StoreError):
+    """The database needs `lapse db upgrade` first."""
+
+
+class KeyUnavailable(LapseError):
+    """The key store is missing, unreadable or not the one this database was sealed with."""
+
+
+class SealBroken(LapseError):
+    """A sealed value does not open under its key: it was changed or moved."""
+
+
+class ClockHeld(LapseError):
+    """An import holds the clock: sweeps by other clocks wait until it is done."""
+
+
+class SourceUnreadable(LapseError):
+    """A file to be imported cannot be read."""

@@ -1,0 +1,753 @@
+"""Retention policies: what is kept, for how long, and what ends it.
+
+A policy file is TOML with one table per policy, `[policy.NAME]`; docs/reference/policies.md
+describes every key. It is validated as a whole: `parse` answers with every error and its place, or
+with policies that are complete and free of contradictions. Nothing here does I/O or reads a clock.
+
+Policies are versioned in the log: `Applied` is the event, `Version` what it folds into.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, TypeVar
+
+from domain.errors import PolicyInvalid, Problem
+from domain.session import Scope
+
+E = TypeVar("E", bound=StrEnum)
+
+MICROSECOND = 1
+MILLISECOND = 1_000
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+WEEK = 7 * DAY
+
+NAME = re.compile(r"[a-z0-9_-]{1,40}")
+"""Names that enter events and metrics: too narrow to smuggle personal data into the log."""
+
+NOTICE = 5 * SECOND
+"""A new version lies at least this far ahead, so that every instance has read it by then."""
+
+
+class Since(StrEnum):
+    """The moment a rule counts from."""
+
+    CREATED = "created"
+    LAST_SEEN = "last_seen"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SUMMARIZED = "summarized"
+    EXPIRED = "expired"
+    STORED = "stored"
+
+
+class Do(StrEnum):
+    """What a rule does."""
+
+    WARN = "warn"
+    SUMMARIZE = "summarize"
+    COMPRESS = "compress"
+    EXPIRE = "expire"
+    ERASE = "erase"
+
+
+class OnExceed(StrEnum):
+    """What happens to a create beyond a limit per owner."""
+
+    REFUSE = "refuse"
+    EXPIRE_OLDEST = "expire-oldest"
+
+
+class Shared(StrEnum):
+    """What becomes of an item that several people share when one of them is erased."""
+
+    KEEP = "keep"
+    REDACT = "redact"
+    ERASE = "erase"
+
+
+class Unit(StrEnum):
+    """What a number in an environment variable counts."""
+
+    SECONDS = "s"
+    MINUTES = "m"
+    HOURS = "h"
+    DAYS = "d"
+    COUNT = "count"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """This long (`after`, microseconds) since that moment, do this (to `scope`, for erase)."""
+
+    name: str
+    since: Since
+    after: int
+    do: Do
+    scope: Scope | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much there may be at once; None: no limit. Sizes in bytes."""
+
+    concurrent: int | None = None
+    per_owner: int | None = None
+    on_exceed: OnExceed = OnExceed.REFUSE
+    session_bytes: int | None = None
+    total_bytes: int | None = None
+    result_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Override:
+    """An environment variable that replaces one value of the policy.
+
+    sets: path of the value, such as `rules[1].after`. factor: multiplies the number given, for
+    values that follow another (a warning before an expiry).
+    """
+
+    name: str
+    sets: str
+    unit: Unit
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """One policy, complete and free of contradictions. Durations in microseconds."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    limits: Limits = Limits()
+    presence: int | None = None
+    sweep: int = 15 * MINUTE
+    recover: int = 0
+    audit_retention: int = 400 * DAY
+    shared: Shared = Shared.REDACT
+    summary: Mapping[str, str] = field(default_factory=dict)
+    progress: tuple[str, ...] = ()
+    environment: tuple[Override, ...] = ()
+
+    @property
+    def sample_every(self) -> int:
+        """Least distance of two `seen` events: a tenth of the idle period (0: no idle rule)."""
+        idle = [rule.after for rule in self.rules if rule.since is Since.LAST_SEEN]
+        return max(idle) // 10 if idle else HOUR
+
+
+@dataclass(frozen=True)
+class Version:
+    """A policy as it stands from `effective_from` (0: since ever) until the next version."""
+
+    number: int
+    effective_from: int
+    policy: RetentionPolicy
+
+
+Versions = Sequence[Version]
+"""All versions of one policy, ascending."""
+
+
+def in_force(versions: Versions, at: int) -> Version:
+    """The version in force at `at`."""
+    current = versions[0]
+    for version in versions[1:]:
+        if version.effective_from > at:
+            break
+        current = version
+    return current
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A version of a policy entered the log. document: its canonical form, see `to_document`."""
+
+    TOPIC: ClassVar[str] = "policy.applied.v1"
+
+    originator_id: str
+    originator_version: int
+    effective_at: int
+    policy: str
+    actor: str
+    document: Mapping[str, Any]
+
+
+def stream_of(name: str) -> str:
+    """The id under which the versions of policy `name` stand in the log."""
+    return f"policy:{name}"
+
+
+# -- durations and sizes ----------------------------------------------------------------------
+
+_UNITS = {
+    "ms": MILLISECOND,
+    "s": SECOND,
+    "m": MINUTE,
+    "h": HOUR,
+    "d": DAY,
+    "w": WEEK,
+}
+_DURATION = re.compile(r"(?:\d{1,9}(?:ms|s|m|h|d|w))+")
+_DURATION_PART = re.compile(r"(\d+)(ms|s|m|h|d|w)")
+_SIZE = re.compile(r"(\d{1,15})(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_SIZES = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_LONGEST = 200 * 365 * DAY
+
+
+def parse_duration(text: str) -> int:
+    """Microseconds of a duration such as `50m`, `1h30m`, `7d`. Raises ValueError."""
+    if not isinstance(text, str) or not _DURATION.fullmatch(text):
+        raise ValueError('write a duration such as "30s", "50m", "1h30m" or "7d"')
+    total = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    if total > _LONGEST:
+        raise ValueError("longer than 200 years")
+    return total
+
+
+def format_duration(micros: int) -> str:
+    """The shortest text that `parse_duration` reads as `micros` (rounded to milliseconds)."""
+    parts, rest = [], micros
+    for unit in ("d", "h", "m", "s", "ms"):
+        number, rest = divmod(rest, _UNITS[unit])
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts) or "0s"
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a size such as `5KB`, `512MB`, or of a plain number. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('write a size such as "5KB" or "512MB"')
+    return int(match[1]) * _SIZES[match[2]]
+
+
+# -- reading a policy file --------------------------------------------------------------------
+
+AGGREGATE = re.compile(
+    r"(count\(\)|duration\(\)|(?:count|sum|mean|min|max|stddev|first|last|distinct)"
+    r"\([A-Za-z_][A-Za-z0-9_.]{0,79}\)|quantile\([A-Za-z_][A-Za-z0-9_.]{0,79}, ?0?\.\d{1,4}\))"
+)
+
+
+def parse(text: str, environment: Mapping[str, str] | None = None) -> dict[str, RetentionPolicy]:
+    """Policies of a file by name, with the overrides of `environment` applied.
+
+    Raises PolicyInvalid with every problem and its place.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyInvalid([Problem("file", str(error))]) from None
+    return from_documents(document, environment)
+
+
+def from_documents(
+    document: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, RetentionPolicy]:
+    """The same from TOML that is parsed already."""
+    reader = _Reader(environment or {})
+    policies = reader.file(document)
+    if reader.problems:
+        raise PolicyInvalid(reader.problems)
+    return policies
+
+
+class _Reader:
+    """Reads one file and collects what is wrong with it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.problems: list[Problem] = []
+
+    def wrong(self, place: str, what: str) -> None:
+        self.problems.append(Problem(place, what))
+
+    def file(self, document: Mapping[str, Any]) -> dict[str, RetentionPolicy]:
+        for key in document.keys() - {"policy"}:
+            self.wrong(key, "unknown key; policies stand in tables [policy.NAME]")
+        tables = document.get("policy")
+        if not isinstance(tables, dict) or not tables:
+            self.wrong("policy", "no policy in this file; write [policy.NAME]")
+            return {}
+        return {name: self.policy(name, table) for name, table in tables.items()}
+
+    def policy(self, name: str, table: Any) -> RetentionPolicy:
+        place = f"policy.{name}"
+        if not NAME.fullmatch(name):
+            self.wrong(place, "a policy's name is 1 to 40 of a-z, 0-9, _ and -")
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table")
+            return RetentionPolicy(name, ())
+        table = self.overridden(name, place, table)
+        self.unknown(place, table, _POLICY_KEYS)
+        policy = RetentionPolicy(
+            name=name,
+            rules=self.rules(place, table.get("rules")),
+            limits=self.limits(f"{place}.limits", table.get("limits", {})),
+            presence=self.duration(place, table, "presence", None, at_least=SECOND),
+            sweep=self.duration(place, table, "sweep", 15 * MINUTE, at_least=SECOND) or 0,
+            recover=self.duration(place, table, "recover", 0) or 0,
+            audit_retention=self.duration(place, table, "audit_retention", 400 * DAY, at_least=DAY)
+            or 0,
+            shared=self.choice(f"{place}.shared", Shared, table.get("shared", "redact"))
+            or Shared.REDACT,
+            summary=self.summary(f"{place}.summary", table.get("summary", {})),
+            progress=self.names(f"{place}.progress", table.get("progress", [])),
+            environment=self.declared(f"{place}.environment", table.get("environment", [])),
+        )
+        self.contradictions(place, policy)
+        return policy
+
+    # -- values
+
+    def unknown(self, place: str, table: Mapping[str, Any], known: frozenset[str]) -> None:
+        for key in table.keys() - known:
+            self.wrong(f"{place}.{key}", f"unknown key; known: {', '.join(sorted(known))}")
+
+    def duration(
+        self,
+        place: str,
+        table: Mapping[str, Any],
+        key: str,
+        default: int | None,
+        at_least: int = 0,
+    ) -> int | None:
+        if key not in table:
+            return default
+        try:
+            micros = parse_duration(table[key])
+        except ValueError as error:
+            self.wrong(f"{place}.{key}", str(error))
+            return default
+        if micros < at_least:
+            self.wrong(f"{place}.{key}", f"must be at least {format_duration(at_least)}")
+        return micros
+
+    def choice(self, place: str, kind: type[E], value: object) -> E | None:
+        try:
+            return kind(str(value))
+        except ValueError:
+            self.wrong(place, f"must be one of {', '.join(kind)}")
+            return None
+
+    def count(self, place: str, value: object) -> int | None:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**9:
+            return value
+        self.wrong(place, "must be a whole number of at least 1")
+        return None
+
+    def size(self, place: str, value: object) -> int | None:
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.wrong(place, str(error))
+            return None
+
+    def names(self, place: str, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            self.wrong(place, "must be a list of names")
+            return ()
+        for index, name in enumerate(value):
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                self.wrong(f"{place}[{index}]", "a name is 1 to 40 of a-z, 0-9, _ and -")
+        return tuple(value)
+
+    # -- parts
+
+    def rules(self, place: str, value: object) -> tuple[Rule, ...]:
+        if not isinstance(value, list) or not value:
+            self.wrong(f"{place}.rules", "a policy needs at least one rule")
+            return ()
+        rules = []
+        for index, table in enumerate(value):
+            rule = self.rule(f"{place}.rules[{index}]", table)
+            if rule is not None:
+                rules.append(rule)
+        seen: set[str] = set()
+        for rule in rules:
+            if rule.name in seen:
+                self.wrong(
+                    f"{place}.rules",
+                    f'two rules are named {rule.name}; give one a `name = "..."` of its own',
+                )
+            seen.add(rule.name)
+        return tuple(rules)
+
+    def rule(self, place: str, table: object) -> Rule | None:
+        if not isinstance(table, dict):
+            self.wrong(place, "a rule is a table { since, after, do }")
+            return None
+        before = len(self.problems)
+        self.unknown(place, table, _RULE_KEYS)
+        for key in ("since", "after", "do"):
+            if key not in table:
+                self.wrong(f"{place}.{key}", "is missing")
+        since = self.choice(f"{place}.since", Since, table["since"]) if "since" in table else None
+        do = self.choice(f"{place}.do", Do, table["do"]) if "do" in table else None
+        after = self.duration(place, table, "after", 0)
+        scope = None
+        if "scope" in table:
+            scope = self.choice(f"{place}.scope", Scope, table["scope"])
+            if do is not None and do is not Do.ERASE:
+                self.wrong(f"{place}.scope", f"only erase has a scope, not {do}")
+        elif do is Do.ERASE:
+            scope = Scope.EVERYTHING
+        if len(self.problems) > before or since is None or do is None or after is None:
+            return None
+        name = table.get("name", _rule_name(do, since, scope))
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            self.wrong(f"{place}.name", "a rule's name is 1 to 40 of a-z, 0-9, _ and -")
+            return None
+        return Rule(name, since, after, do, scope)
+
+    def limits(self, place: str, table: object) -> Limits:
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table")
+            return Limits()
+        self.unknown(place, table, _LIMIT_KEYS)
+        read: dict[str, Any] = {}
+        for key in ("concurrent", "per_owner"):
+            if key in table:
+                read[key] = self.count(f"{place}.{key}", table[key])
+        for key in ("session_bytes", "total_bytes", "result_bytes"):
+            if key in table:
+                read[key] = self.size(f"{place}.{key}", table[key])
+        if "on_exceed" in table:
+            choice = self.choice(f"{place}.on_exceed", OnExceed, table["on_exceed"])
+            read["on_exceed"] = choice or OnExceed.REFUSE
+            if "per_owner" not in table:
+                self.wrong(f"{place}.on_exceed", "has no meaning without per_owner")
+        return Limits(**read)
+
+    def summary(self, place: str, table: object) -> dict[str, str]:
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table of aggregates")
+            return {}
+        for name, aggregate in table.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", name):
+                self.wrong(f"{place}.{name}", "a field's name is 1 to 40 letters, digits or _")
+            if not isinstance(aggregate, str) or not AGGREGATE.fullmatch(aggregate):
+                self.wrong(
+                    f"{place}.{name}",
+                    "must be count(), duration(), quantile(field, 0.95) or one of count, sum, "
+                    "mean, min, max, stddev, first, last, distinct of a (field)",
+                )
+        return dict(table)
+
+    # -- environment
+
+    def declared(self, place: str, value: object) -> tuple[Override, ...]:
+        if not isinstance(value, list):
+            self.wrong(place, "must be a list of { name, sets, unit }")
+            return ()
+        return tuple(
+            override
+            for index, table in enumerate(value)
+            if (override := self.override(f"{place}[{index}]", table)) is not None
+        )
+
+    def override(self, place: str, table: object) -> Override | None:
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table { name, sets, unit }")
+            return None
+        before = len(self.problems)
+        self.unknown(place, table, _OVERRIDE_KEYS)
+        name, sets = table.get("name"), table.get("sets")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{0,79}", name):
+            self.wrong(f"{place}.name", "must be the name of an environment variable")
+        if not isinstance(sets, str) or not _PATH.fullmatch(sets):
+            self.wrong(f"{place}.sets", "must be the path of a value, such as rules[1].after")
+        unit = self.choice(f"{place}.unit", Unit, table.get("unit", "count"))
+        factor = table.get("factor", 1.0)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+            self.wrong(f"{place}.factor", "must be a number above 0")
+        if len(self.problems) > before or unit is None:
+            return None
+        return Override(str(name), str(sets), unit, float(factor))
+
+    def overridden(self, name: str, place: str, table: dict[str, Any]) -> dict[str, Any]:
+        """The table with the values that environment variables replace.
+
+        `READING_ROOM_SESSION_TIMEOUT_HOURS` wins over `SESSION_TIMEOUT_HOURS`: the long name is
+        for systems that share a name with another.
+        """
+        overrides = table.get("environment", [])
+        if not isinstance(overrides, list):
+            return table
+        table = {key: _copied(value) for key, value in table.items()}
+        for index, entry in enumerate(overrides):
+            problems = len(self.problems)
+            override = self.override(f"{place}.environment[{index}]", entry)
+            del self.problems[problems:]  # `declared` reports them, once
+            if override is None:
+                continue
+            long_name = f"{name.upper().replace('-', '_')}_{override.name}"
+            for variable in (long_name, override.name):
+                if variable in self.environment:
+                    self.replace(variable, override, table)
+                    break
+        return table
+
+    def replace(self, variable: str, override: Override, table: dict[str, Any]) -> None:
+        place = f"environment variable {variable}"
+        try:
+            number = float(self.environment[variable])
+        except ValueError:
+            number = -1.0
+        if not 0 < number < 1e9:
+            self.wrong(place, f"must be a number above 0 ({_UNIT_WORDS[override.unit]})")
+            return
+        value: Any
+        if override.unit is Unit.COUNT:
+            if number != int(number):
+                self.wrong(place, "must be a whole number")
+                return
+            value = int(number)
+        else:
+            value = format_duration(
+                round(number * override.factor * _UNITS[override.unit] / MILLISECOND) * MILLISECOND
+            )
+        if not _set_path(table, override.sets, value):
+            self.wrong(place, f"sets {override.sets}, which this policy does not have")
+
+    # -- contradictions
+
+    def contradictions(self, place: str, policy: RetentionPolicy) -> None:
+        for index, rule in enumerate(policy.rules):
+            for check in _CHECKS:
+                what = check(policy, rule)
+                if what:
+                    self.wrong(f"{place}.rules[{index}]", what)
+                    break
+        if policy.recover:
+            expires = any(rule.do is Do.EXPIRE for rule in policy.rules)
+            erase = _soonest(policy, Since.EXPIRED, Do.ERASE)
+            if not expires:
+                self.wrong(f"{place}.recover", "nothing expires, so nothing can be recovered")
+            elif erase is not None and policy.recover > erase:
+                self.wrong(
+                    f"{place}.recover",
+                    f"is longer than the {format_duration(erase)} until everything is erased",
+                )
+
+
+_POLICY_KEYS = frozenset(
+    {
+        "rules",
+        "limits",
+        "presence",
+        "sweep",
+        "recover",
+        "audit_retention",
+        "shared",
+        "summary",
+        "progress",
+        "environment",
+    }
+)
+_RULE_KEYS = frozenset({"name", "since", "after", "do", "scope"})
+_LIMIT_KEYS = frozenset(
+    {"concurrent", "per_owner", "on_exceed", "session_bytes", "total_bytes", "result_bytes"}
+)
+_OVERRIDE_KEYS = frozenset({"name", "sets", "unit", "factor"})
+_UNIT_WORDS = {
+    Unit.SECONDS: "seconds",
+    Unit.MINUTES: "minutes",
+    Unit.HOURS: "hours",
+    Unit.DAYS: "days",
+    Unit.COUNT: "a whole number",
+}
+_PATH = re.compile(r"[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)?")
+_PATH_PARTS = re.compile(r"([a-z_]+)(?:\[(\d+)\])?")
+
+
+def _rule_name(do: Do, since: Since, scope: Scope | None) -> str:
+    if scope is None or scope is Scope.EVERYTHING:
+        return f"{do}-{since}"
+    return f"{do}-{scope}-{since}"
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copied(inner) for inner in value]
+    return value
+
+
+def _set_path(table: dict[str, Any], path: str, value: Any) -> bool:
+    """Replace the value at `path`; False if the policy has no such place."""
+    target: Any = table
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        match = _PATH_PARTS.fullmatch(part)
+        if match is None or not isinstance(target, dict):
+            return False
+        key, index = match[1], match[2]
+        last = depth == len(parts) - 1
+        if last and index is None:
+            if key not in target and target is not table and "after" in target:
+                return False
+            target[key] = value
+            return True
+        target = target.get(key)
+        if index is not None:
+            if not isinstance(target, list) or int(index) >= len(target):
+                return False
+            target = target[int(index)]
+    return False
+
+
+# -- contradictions: each check answers with what is wrong about one rule, or None -------------
+
+
+def _soonest(policy: RetentionPolicy, since: Since, do: Do) -> int | None:
+    found = [
+        rule.after
+        for rule in policy.rules
+        if rule.since is since
+        and rule.do is do
+        and (do is not Do.ERASE or rule.scope is Scope.EVERYTHING)
+    ]
+    return min(found) if found else None
+
+
+def _only_erase_after_expiry(_: RetentionPolicy, rule: Rule) -> str | None:
+    if rule.since is Since.EXPIRED and rule.do is not Do.ERASE:
+        return f"after expired a session can only be erased, not {rule.do}d"
+    return None
+
+
+def _expiry_exists(policy: RetentionPolicy, rule: Rule) -> str | None:
+    if rule.since is not Since.EXPIRED:
+        return None
+    if any(other.do is Do.EXPIRE for other in policy.rules):
+        return None
+    if policy.limits.on_exceed is OnExceed.EXPIRE_OLDEST:
+        return None
+    return "can never be reached: no rule expires the session"
+
+
+def _summary_exists(policy: RetentionPolicy, rule: Rule) -> str | None:
+    if rule.since is not Since.SUMMARIZED:
+        return None
+    if rule.do is Do.SUMMARIZE:
+        return "a session is summarized once"
+    if policy.summary or any(other.do is Do.SUMMARIZE for other in policy.rules):
+        return None
+    return "can never be reached: no rule summarizes the session"
+
+
+def _warning_warns_of_something(policy: RetentionPolicy, rule: Rule) -> str | None:
+    if rule.do is not Do.WARN:
+        return None
+    if all(other.do is not Do.EXPIRE for other in policy.rules):
+        return "warns of an expiry, but no rule expires the session"
+    return None
+
+
+def _not_after_the_end(policy: RetentionPolicy, rule: Rule) -> str | None:
+    """Nothing happens once a rule that counts from the same moment has ended the session."""
+    final = rule.do is Do.ERASE
+    for since in _counts_no_later(rule.since):
+        ends = [_soonest(policy, since, Do.ERASE)]
+        if not final:
+            ends.append(_soonest(policy, since, Do.EXPIRE))
+        for end in ends:
+            if end is None:
+                continue
+            own = end == rule.after and since is rule.since and rule.do in (Do.EXPIRE, Do.ERASE)
+            if own and (rule.do is Do.EXPIRE or rule.scope is Scope.EVERYTHING):
+                continue
+            if rule.after >= end:
+                return (
+                    f"can never be reached: {format_duration(end)} since {since} "
+                    "the session has ended"
+                )
+    return None
+
+
+def _counts_no_later(since: Since) -> tuple[Since, ...]:
+    """Moments that never lie after `since`: all moments of a life come after `created`.
+
+    `last_seen` is not among them: it moves on.
+    """
+    return (since,) if since is Since.CREATED else (since, Since.CREATED)
+
+
+_CHECKS: tuple[Callable[[RetentionPolicy, Rule], str | None], ...] = (
+    _only_erase_after_expiry,
+    _expiry_exists,
+    _summary_exists,
+    _warning_warns_of_something,
+    _not_after_the_end,
+)
+
+
+# -- canonical form ---------------------------------------------------------------------------
+
+
+def to_document(policy: RetentionPolicy) -> dict[str, Any]:
+    """The policy as the table a file would hold: what stands in the log, after overrides."""
+    document: dict[str, Any] = {
+        "rules": [_rule_document(rule) for rule in policy.rules],
+        "limits": {
+            key: str(value) if isinstance(value, StrEnum) else value
+            for key, value in vars(policy.limits).items()
+            if value is not None and (key != "on_exceed" or policy.limits.per_owner)
+        },
+        "sweep": format_duration(policy.sweep),
+        "recover": format_duration(policy.recover),
+        "audit_retention": format_duration(policy.audit_retention),
+        "shared": str(policy.shared),
+        "summary": dict(policy.summary),
+        "progress": list(policy.progress),
+        "environment": [
+            {
+                "name": override.name,
+                "sets": override.sets,
+                "unit": str(override.unit),
+                "factor": override.factor,
+            }
+            for override in policy.environment
+        ],
+    }
+    if policy.presence is not None:
+        document["presence"] = format_duration(policy.presence)
+    return document
+
+
+def _rule_document(rule: Rule) -> dict[str, str]:
+    document = {
+        "name": rule.name,
+        "since": str(rule.since),
+        "after": format_duration(rule.after),
+        "do": str(rule.do),
+    }
+    if rule.scope is not None:
+        document["scope"] = str(rule.scope)
+    return document
+
+
+def from_document(name: str, document: Mapping[str, Any]) -> RetentionPolicy:
+    """The inverse of `to_document`. Raises PolicyInvalid."""
+    return from_documents({"policy": {name: dict(document)}})[name]

@@ -1,0 +1,377 @@
+"""What the use cases need of the world: Protocols that adapters implement.
+
+The log and the vault share one database and one transaction, so that an event and the rows that
+change with it are written together or not at all. Three implementations of each pass the same
+contract suite (tests/contracts): SQLite, PostgreSQL and in memory (for `lapse simulate`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from domain.policy import Applied, Versions
+from domain.session import Event, Session
+
+PARTITION = 0
+"""The only partition accepted until a distributed store needs more; it stands in every key."""
+
+
+# -- what is written --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SubjectKey:
+    """A natural person in the vault: found by `lookup`, a keyed hash; `wrapped` is their key.
+
+    fresh: whether this row is to be written (False: it was read).
+    """
+
+    lookup: bytes
+    subject: str
+    kek: str
+    wrapped: bytes
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Someone becomes known to a session under a random token.
+
+    role: `participant` or `owner`. sealed: who it is, under the data key `wrapped` (itself under
+    the subject's key). joined_at: None for an owner who is not present, and for a further name.
+    """
+
+    token: str
+    role: str
+    subject: SubjectKey
+    sealed: bytes
+    wrapped: bytes
+    joined_at: int | None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Rows of the vault that change with an append. seen, left, back: token -> when.
+
+    admitted: who becomes known, or known under one more name (then without `joined_at`). retired:
+    (token, lookup) of names that lead to their token no more. back: who came again after leaving.
+    alias: the keyed hash of the source's own name for this session.
+    """
+
+    admitted: tuple[Admission, ...] = ()
+    retired: tuple[tuple[str, bytes], ...] = ()
+    seen: Mapping[str, int] | None = None
+    left: Mapping[str, int] | None = None
+    back: Mapping[str, int] | None = None
+    alias: bytes | None = None
+
+
+NO_CHANGES = Changes()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A count that must not rise above `most` by this append. scope: see `scope_of`."""
+
+    scope: str
+    most: int
+    name: str
+
+
+def policy_scope(policy: str) -> str:
+    """The counter of the live sessions of a policy."""
+    return f"policy:{policy}"
+
+
+def owner_scope(policy: str, subject: str) -> str:
+    """The counter of one owner's live sessions under a policy."""
+    return f"owner:{policy}:{subject}"
+
+
+class Append(NamedTuple):
+    """What one author wants written: events of one session and the rows that change with them.
+
+    before: the state it was decided on (None: a new session). after: the state the events lead
+    to. due_at: when the session is due next, or earlier. owner: the owner's subject. command: a
+    hash that makes the command happen once. deletes: whether the vault's rows of this session go
+    (only `use_cases/erase.py` sets it).
+    """
+
+    before: Session | None
+    after: Session
+    events: tuple[Event, ...]
+    due_at: int | None
+    changes: Changes = NO_CHANGES
+    limits: tuple[Limit, ...] = ()
+    owner: str | None = None
+    command: bytes | None = None
+    deletes: bool = False
+
+    @property
+    def session_id(self) -> str:
+        return self.after.id
+
+    @property
+    def expected_version(self) -> int:
+        return self.before.version if self.before is not None else 0
+
+    @property
+    def live_delta(self) -> int:
+        """How the number of live sessions changes: +1, 0 or -1."""
+        return int(self.after.live) - int(self.before is not None and self.before.live)
+
+
+class Appended(NamedTuple):
+    """What was written, or what the same command wrote before (then `repeated`)."""
+
+    session_id: str
+    version: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Bookmark:
+    """A small value that is written in the same transaction: how far a long job has come."""
+
+    name: str
+    value: bytes
+
+
+# -- what is read -----------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A session as commands decide on it. last_seen: the newest presence, sampled or not.
+
+    due_at: the stored deadline, never later than the true one. owner: the owner's subject.
+    """
+
+    session: Session
+    last_seen: int
+    due_at: int | None
+    owner: str | None = None
+
+
+class Member(NamedTuple):
+    """A participant of a session. token: how the log knows them."""
+
+    session_id: str
+    token: str
+    joined_at: int
+    last_seen_at: int
+    left_at: int | None
+
+
+class Recorded(NamedTuple):
+    """An event as it stands in the log. recorded_at: when it was written."""
+
+    partition: int
+    position: int
+    recorded_at: int
+    event: Event | Applied
+
+
+# -- sweeping ---------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """Why a claimed session got no event."""
+
+    REARMED = "rearmed"  # it was seen meanwhile, or the stored deadline was early
+    HELD = "held"  # a hold suspends what is due
+    FAILED = "failed"  # it could not be decided; tried again later
+
+
+class Rearm(NamedTuple):
+    """Nothing is written for this session; look again at `due_at` (None: never)."""
+
+    session_id: str
+    due_at: int | None
+    verdict: Verdict = Verdict.REARMED
+
+
+@dataclass(frozen=True)
+class SweepCount:
+    """What a sweep did: due = done + held + rearmed + failed, always.
+
+    events: how many of each topic were written. more: whether due rows may be left.
+    """
+
+    due: int = 0
+    done: int = 0
+    held: int = 0
+    rearmed: int = 0
+    failed: int = 0
+    events: Mapping[str, int] | None = None
+    more: bool = False
+
+    def __add__(self, other: "SweepCount") -> "SweepCount":
+        events = dict(self.events or {})
+        for topic, count in (other.events or {}).items():
+            events[topic] = events.get(topic, 0) + count
+        return SweepCount(
+            self.due + other.due,
+            self.done + other.done,
+            self.held + other.held,
+            self.rearmed + other.rearmed,
+            self.failed + other.failed,
+            events,
+            other.more,
+        )
+
+
+Decide = Callable[[Sequence[Found]], Sequence[Append | Rearm]]
+"""What a sweep does with what it claimed: one answer per session, in any order."""
+Mark = Callable[[SweepCount], Bookmark]
+
+
+class Log(Protocol):
+    """The append-only store of events with the folded state beside it."""
+
+    def append(
+        self,
+        appends: Sequence[Append],
+        now: int,
+        bookmark: Bookmark | None = None,
+        *,
+        together: bool = False,
+    ) -> Sequence[Appended | Exception]:
+        """Write a batch, one append per session, in one transaction; one answer each, in order.
+
+        A stale or refused append is left out and answered with Conflict, LimitReached or
+        SessionExists; the others are written. together: all or none; then the first refusal is
+        raised. Raises StoreError if nothing was written.
+        """
+        ...
+
+    def submit(self, append: Append, now: int) -> Appended:
+        """Write one append together with whatever else waits (group commit). Raises as above."""
+        ...
+
+    def find(self, session_ids: Sequence[str]) -> Mapping[str, Found]:
+        """Live state by id; erased and unknown sessions are absent."""
+        ...
+
+    def live(self, policy: str) -> int:
+        """How many sessions of a policy count against its limit now."""
+        ...
+
+    def owned(self, policy: str, subject: str) -> Sequence[Found]:
+        """The live sessions of one owner under a policy, the oldest first."""
+        ...
+
+    def history(self, session_id: str) -> Sequence[Recorded]:
+        """Every event of one session, in order."""
+        ...
+
+    def read(self, after: int, limit: int, upto: int | None = None) -> Sequence[Recorded]:
+        """Events behind position `after`, in commit order, at most `limit`. Never skips one."""
+        ...
+
+    def head(self) -> int:
+        """The position of the newest event; 0 in an empty log."""
+        ...
+
+    def sweep(
+        self, now: int, limit: int, decide: Decide, holder: str, mark: Mark | None = None
+    ) -> SweepCount:
+        """Claim at most `limit` rows whose deadline has passed, decide, write: one transaction.
+
+        Rows that another sweeper holds are passed over. holder: who may sweep although the clock
+        is leased. Raises ClockHeld when somebody else holds the clock.
+        """
+        ...
+
+    def next_due(self) -> int | None:
+        """The earliest stored deadline."""
+        ...
+
+    def policies(self) -> Mapping[str, Versions]:
+        """Every policy that was ever applied, with all its versions."""
+        ...
+
+    def apply_policy(self, applied: Applied, now: int) -> None:
+        """Record a version of a policy. Raises Conflict if the version exists."""
+        ...
+
+    def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence[Found]:
+        """Live sessions of a policy in order of id: to re-arm them under a new version."""
+        ...
+
+    def rearm(self, rearms: Sequence[Rearm], bookmark: Bookmark | None = None) -> None:
+        """Store deadlines, where they are earlier than the stored ones."""
+        ...
+
+    def bookmark(self, name: str) -> bytes | None:
+        """The value of a bookmark, None if there is none."""
+        ...
+
+    def lease_clock(self, holder: str, until: int) -> None:
+        """Hold the clock until the wall-clock time `until`. Raises ClockHeld if another does."""
+        ...
+
+    def release_clock(self, holder: str) -> None:
+        """Give the clock back."""
+        ...
+
+
+class Vault(Protocol):
+    """Where the people are: participants, their presence, who they are (sealed)."""
+
+    def subjects(self, lookups: Sequence[bytes]) -> Mapping[bytes, SubjectKey]:
+        """Known subjects by lookup."""
+        ...
+
+    def sessions_of(self, lookups: Sequence[bytes], policy: str) -> Mapping[bytes, tuple[str, str]]:
+        """The live session and token of each subject under a policy (the newest, if several)."""
+        ...
+
+    def sessions_named(self, aliases: Sequence[bytes]) -> Mapping[bytes, str]:
+        """The live session behind each alias."""
+        ...
+
+    def tokens(
+        self, session_ids: Sequence[str], lookups: Sequence[bytes]
+    ) -> Mapping[tuple[str, bytes], Member]:
+        """The participant that each subject is in each session, where there is one."""
+        ...
+
+    def members(self, session_id: str) -> Sequence[Member]:
+        """All participants of a session, those who left included."""
+        ...
+
+    def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
+        """Heartbeats: (session, token) -> when. Answers with those that counted.
+
+        One does not count when the session is unknown, expired or erased.
+        """
+        ...
+
+
+class Keyring(Protocol):
+    """Keys that can forget: KEK -> subject key -> data key."""
+
+    def lookup(self, kind: str, name: str) -> bytes:
+        """The keyed hash under which a name is found again. kind separates uses."""
+        ...
+
+    def new_subject(self, lookup: bytes) -> SubjectKey:
+        """A subject with a key of its own."""
+        ...
+
+    def seal_identity(
+        self, subject: SubjectKey, session_id: str, token: str, identity: str
+    ) -> tuple[bytes, bytes]:
+        """(sealed identity, wrapped data key) of one person in one session, tier full."""
+        ...
+
+    def open_identity(
+        self, subject: SubjectKey, session_id: str, token: str, wrapped: bytes, sealed: bytes
+    ) -> str:
+        """Who it was. Raises SealBroken if anything was changed or moved."""
+        ...
+
+    def token(self) -> str:
+        """A random token, 128 bits."""
+        ...

@@ -1,0 +1,603 @@
+"""The Session: its events, its state, and what may happen when.
+
+Read top to bottom: the facts (events), the state they fold into (`Session`, `evolve`), and the
+commands, each a method that answers with new events or raises a typed refusal. No method does I/O
+or reads a clock. Times are microseconds since the epoch, UTC.
+
+Every event is a frozen dataclass that satisfies `eventsourcing.domain.DomainEventProtocol`, with an
+explicit versioned topic, so that module paths never reach stored bytes. `Session` is immutable in
+the sense of `ImmutableAggregateProtocol`; `project` is the projector function with which the
+library's `Repository` rebuilds any session from the log.
+
+No event carries personal data: owners and participants are random tokens that only the vault can
+resolve, reasons and grounds are closed enums.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from domain.errors import NotAllowed, SessionErased, SessionExists, SessionExpired
+
+NEVER = 2**62
+"""A time later than all others (year 148 108), for comparisons."""
+
+
+class Scope(StrEnum):
+    """What an erasure takes away."""
+
+    CHUNKS = "chunks"
+    FULL = "full"
+    SUMMARY = "summary"
+    FILES = "files"
+    EVERYTHING = "everything"
+
+
+class Tier(StrEnum):
+    """What is still kept."""
+
+    FULL = "full"
+    SUMMARY = "summary"
+    NOTHING = "nothing"
+
+
+class Phase(StrEnum):
+    """Where a session stands in its life."""
+
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    ERASED = "erased"
+
+
+class Failure(StrEnum):
+    """Why a session failed; closed, so that no message of an application enters the log."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INVALID = "invalid"
+
+
+class Ground(StrEnum):
+    """Why a hold stands (GDPR Art. 17(3) and 18(1))."""
+
+    LEGAL_OBLIGATION = "legal-obligation"
+    LEGAL_CLAIM = "legal-claim"
+    PUBLIC_INTEREST = "public-interest"
+    RESTRICTION = "restriction"
+
+
+class By(StrEnum):
+    """What ended something when it was no rule of the policy."""
+
+    REQUEST = "request"
+    LIMIT = "limit"
+
+
+SCHEDULER = "scheduler"
+"""The actor of everything a sweep emits."""
+IMPORTER = "importer"
+"""The actor of everything an import records."""
+
+
+# -- events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Event:
+    """A fact about one session.
+
+    originator_id, originator_version: the session and its version after this event, from 1.
+    effective_at: when it happened or was due. policy: its policy, so that a stream can be filtered
+    without state. actor: a token, or one of the names above.
+    """
+
+    TOPIC: ClassVar[str]
+
+    originator_id: str
+    originator_version: int
+    effective_at: int
+    policy: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class Created(Event):
+    """The session began under `policy_version`; owner: a token, or None."""
+
+    TOPIC: ClassVar[str] = "session.created.v1"
+    policy_version: int
+    owner: str | None = None
+
+
+@dataclass(frozen=True)
+class Joined(Event):
+    """A participant is present from now on."""
+
+    TOPIC: ClassVar[str] = "session.joined.v1"
+    token: str
+
+
+@dataclass(frozen=True)
+class Seen(Event):
+    """Somebody was seen at `effective_at`: a sample of presence, not every heartbeat."""
+
+    TOPIC: ClassVar[str] = "session.seen.v1"
+
+
+@dataclass(frozen=True)
+class Left(Event):
+    """A participant went."""
+
+    TOPIC: ClassVar[str] = "session.left.v1"
+    token: str
+
+
+@dataclass(frozen=True)
+class Stored(Event):
+    """Items were put into the vault. size: bytes."""
+
+    TOPIC: ClassVar[str] = "session.stored.v1"
+    items: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Completed(Event):
+    """The application finished its work on the session."""
+
+    TOPIC: ClassVar[str] = "session.completed.v1"
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The application gave up on the session."""
+
+    TOPIC: ClassVar[str] = "session.failed.v1"
+    reason: Failure
+
+
+@dataclass(frozen=True)
+class Summarized(Event):
+    """The full tier was reduced to its summary and deleted. bytes_freed: bytes."""
+
+    TOPIC: ClassVar[str] = "session.summarized.v1"
+    rule: str
+    policy_version: int
+    bytes_freed: int = 0
+
+
+@dataclass(frozen=True)
+class Compressed(Event):
+    """The stored data was compressed without loss. bytes_freed: bytes."""
+
+    TOPIC: ClassVar[str] = "session.compressed.v1"
+    rule: str
+    policy_version: int
+    bytes_freed: int = 0
+
+
+@dataclass(frozen=True)
+class Expiring(Event):
+    """A warning: unless something happens, the session expires at `deadline`."""
+
+    TOPIC: ClassVar[str] = "session.expiring.v1"
+    rule: str
+    policy_version: int
+    deadline: int
+
+
+@dataclass(frozen=True)
+class Extended(Event):
+    """The session does not expire before `until`."""
+
+    TOPIC: ClassVar[str] = "session.extended.v1"
+    until: int
+
+
+@dataclass(frozen=True)
+class Expired(Event):
+    """The session is over. last_seen: the presence this was decided on."""
+
+    TOPIC: ClassVar[str] = "session.expired.v1"
+    rule: str
+    policy_version: int
+    last_seen: int
+
+
+@dataclass(frozen=True)
+class Recovered(Event):
+    """An expired session lives again, as if last seen at `effective_at`."""
+
+    TOPIC: ClassVar[str] = "session.recovered.v1"
+
+
+@dataclass(frozen=True)
+class Held(Event):
+    """No deletion happens while hold `hold` stands (until `until`; None: until released)."""
+
+    TOPIC: ClassVar[str] = "session.held.v1"
+    hold: str
+    ground: Ground
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class Released(Event):
+    """Hold `hold` stands no more; what it suspended is due now."""
+
+    TOPIC: ClassVar[str] = "session.released.v1"
+    hold: str
+
+
+@dataclass(frozen=True)
+class Erased(Event):
+    """The data in `scope` is gone and its keys are destroyed; EVERYTHING is final.
+
+    oldest_left: when the oldest item still kept in that scope was stored (None: none is left).
+    """
+
+    TOPIC: ClassVar[str] = "session.erased.v1"
+    scope: Scope
+    rule: str
+    policy_version: int
+    bytes_freed: int = 0
+    oldest_left: int | None = None
+
+
+EVENTS: tuple[type[Event], ...] = (
+    Created,
+    Joined,
+    Seen,
+    Left,
+    Stored,
+    Completed,
+    Failed,
+    Summarized,
+    Compressed,
+    Expiring,
+    Extended,
+    Expired,
+    Recovered,
+    Held,
+    Released,
+    Erased,
+)
+TOPICS: dict[str, type[Event]] = {cls.TOPIC: cls for cls in EVENTS}
+
+UPCASTERS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {}
+"""Superseded topic -> a function from its stored fields to those of the next version's topic.
+
+When an event changes shape it gets a new topic (`session.seen.v2`), and the old one stands here:
+stored bytes are never rewritten, their hashes are in the tree.
+"""
+
+
+# -- state ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A hold as the session knows it: standing from `since` until `until` (None: released)."""
+
+    id: str
+    since: int
+    until: int | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session as its events say. `version` counts them; a tombstone has `erased_at`."""
+
+    id: str
+    version: int
+    policy: str
+    policy_version: int
+    owner: str | None
+    created_at: int
+    last_seen_at: int
+    joined: int = 0
+    present: int = 0
+    items: int = 0
+    size: int = 0
+    stored_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    summarized_at: int | None = None
+    compressed_at: int | None = None
+    warned_for: int | None = None
+    extended_until: int | None = None
+    expired_at: int | None = None
+    expired_by: str | None = None
+    recovered_at: int | None = None
+    released_at: int | None = None
+    erased_at: int | None = None
+    erased: frozenset[Scope] = frozenset()
+    holds: tuple[Hold, ...] = ()
+
+    @property
+    def phase(self) -> Phase:
+        if self.erased_at is not None:
+            return Phase.ERASED
+        if self.expired_at is not None:
+            return Phase.EXPIRED
+        if self.failed_at is not None:
+            return Phase.FAILED
+        if self.completed_at is not None:
+            return Phase.COMPLETED
+        return Phase.ACTIVE
+
+    @property
+    def tier(self) -> Tier:
+        if self.erased_at is not None or {Scope.FULL, Scope.SUMMARY} <= self.erased:
+            return Tier.NOTHING
+        if self.summarized_at is not None or Scope.FULL in self.erased:
+            return Tier.SUMMARY
+        return Tier.FULL
+
+    @property
+    def live(self) -> bool:
+        """Whether it counts against limits: neither expired nor erased."""
+        return self.expired_at is None and self.erased_at is None
+
+    def held_until(self, at: int) -> int | None:
+        """When the last hold that stands at `at` ends; `at` if none stands, None if open-ended."""
+        end = at
+        for hold in sorted(self.holds, key=lambda hold: hold.since):
+            if hold.since <= end:
+                if hold.until is None:
+                    return None
+                end = max(end, hold.until)
+        return end
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """A session with these fields; those left out keep the defaults of the class.
+
+        The frozen constructor assigns all 25 fields one by one: 5 us against 0.4 us, and a sweep
+        makes two sessions for every row it touches.
+        """
+        session = object.__new__(cls)
+        session.__dict__.update(fields)
+        return session
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with `changes` (`dataclasses.replace` runs the constructor, see `of`)."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update(changes)
+        return copy
+
+    # -- commands: each answers with new events, or () if it happened before -------------------
+
+    def join(self, token: str, at: int, actor: str, *, present: bool) -> tuple[Event, ...]:
+        """Someone comes in. present: whether `token` is in already (then nothing happens)."""
+        self._must_live("join")
+        if present:
+            return ()
+        return (Joined(self.id, self.version + 1, at, self.policy, actor, token),)
+
+    def leave(self, token: str, at: int, actor: str, *, present: bool) -> tuple[Event, ...]:
+        """Someone goes. present: whether `token` is in (if not, nothing happens)."""
+        self._must_live("leave")
+        if not present:
+            return ()
+        return (Left(self.id, self.version + 1, at, self.policy, actor, token),)
+
+    def see(self, at: int, actor: str, *, every: int) -> tuple[Event, ...]:
+        """Somebody was seen at `at`; recorded at most once per `every` microseconds."""
+        self._must_live("see")
+        if at < self.last_seen_at + max(every, 1):
+            return ()
+        return (Seen(self.id, self.version + 1, at, self.policy, actor),)
+
+    def store(self, items: int, size: int, at: int, actor: str) -> tuple[Event, ...]:
+        """Items came in. size: bytes."""
+        self._must_live("store in")
+        if self.phase is not Phase.ACTIVE or self.tier is not Tier.FULL:
+            raise NotAllowed(self.id, "store in", f"it is {self.phase}, tier {self.tier}")
+        return (Stored(self.id, self.version + 1, at, self.policy, actor, items, size),)
+
+    def complete(self, at: int, actor: str) -> tuple[Event, ...]:
+        """The application is done with it."""
+        self._must_live("complete")
+        if self.completed_at is not None:
+            return ()
+        if self.failed_at is not None:
+            raise NotAllowed(self.id, "complete", "it has failed")
+        return (Completed(self.id, self.version + 1, at, self.policy, actor),)
+
+    def fail(self, reason: Failure, at: int, actor: str) -> tuple[Event, ...]:
+        """The application gave up on it."""
+        self._must_live("fail")
+        if self.failed_at is not None:
+            return ()
+        if self.completed_at is not None:
+            raise NotAllowed(self.id, "fail", "it is completed")
+        return (Failed(self.id, self.version + 1, at, self.policy, actor, reason),)
+
+    def extend(self, until: int, at: int, actor: str) -> tuple[Event, ...]:
+        """It shall not expire before `until`."""
+        self._must_live("extend")
+        if until <= at:
+            raise NotAllowed(self.id, "extend", "the new end lies in the past")
+        if self.extended_until is not None and until <= self.extended_until:
+            return ()
+        return (Extended(self.id, self.version + 1, at, self.policy, actor, until),)
+
+    def expire(self, rule: str, policy_version: int, at: int, actor: str) -> tuple[Event, ...]:
+        """It ends now, by other means than its rules (those are `timeline`'s)."""
+        if self.expired_at is not None:
+            return ()
+        self._must_live("expire")
+        last_seen = self.last_seen_at
+        return (
+            Expired(
+                self.id, self.version + 1, at, self.policy, actor, rule, policy_version, last_seen
+            ),
+        )
+
+    def recover(self, within: int, at: int, actor: str) -> tuple[Event, ...]:
+        """It lives again. within: microseconds after expiry in which this is possible."""
+        if self.erased_at is not None:
+            raise SessionErased(self.id, self.erased_at)
+        if self.expired_at is None:
+            return ()
+        if at >= self.expired_at + within:
+            raise SessionExpired(self.id, self.expired_at, str(self.expired_by))
+        return (Recovered(self.id, self.version + 1, at, self.policy, actor),)
+
+    def hold(
+        self, hold: str, ground: Ground, until: int | None, at: int, actor: str
+    ) -> tuple[Event, ...]:
+        """Nothing of it may be deleted while the hold stands."""
+        if self.erased_at is not None:
+            raise SessionErased(self.id, self.erased_at)
+        if any(known.id == hold for known in self.holds):
+            return ()
+        if until is not None and until <= at:
+            raise NotAllowed(self.id, "hold", "the hold would end in the past")
+        return (Held(self.id, self.version + 1, at, self.policy, actor, hold, ground, until),)
+
+    def release(self, hold: str, at: int, actor: str) -> tuple[Event, ...]:
+        """The hold stands no more."""
+        if self.erased_at is not None:
+            raise SessionErased(self.id, self.erased_at)
+        if all(known.id != hold for known in self.holds):
+            return ()
+        return (Released(self.id, self.version + 1, at, self.policy, actor, hold),)
+
+    def _must_live(self, command: str) -> None:
+        if self.erased_at is not None:
+            raise SessionErased(self.id, self.erased_at)
+        if self.expired_at is not None:
+            raise SessionExpired(self.id, self.expired_at, str(self.expired_by))
+
+
+def create(
+    session: Session | None,
+    session_id: str,
+    policy: str,
+    policy_version: int,
+    at: int,
+    actor: str,
+    owner: str | None = None,
+) -> tuple[Event, ...]:
+    """A session begins.
+
+    Raises SessionExists if it did before under other terms; the same command again is ().
+    """
+    if session is None:
+        return (Created(session_id, 1, at, policy, actor, policy_version, owner),)
+    if session.policy == policy:
+        return ()
+    raise SessionExists(session_id)
+
+
+# -- evolve -----------------------------------------------------------------------------------
+
+
+def evolve(session: Session | None, event: Event) -> Session:
+    """The state after `event`."""
+    at, version = event.effective_at, event.originator_version
+    if session is None:
+        if not isinstance(event, Created):
+            raise ValueError(f"history of {event.originator_id} does not start with created")
+        return Session.of(
+            id=event.originator_id,
+            version=version,
+            policy=event.policy,
+            policy_version=event.policy_version,
+            owner=event.owner,
+            created_at=at,
+            last_seen_at=at,
+        )
+    if version != session.version + 1:
+        raise ValueError(f"history of {session.id} jumps from {session.version} to {version}")
+    match event:
+        case Seen():
+            return session.changed(version=version, last_seen_at=max(session.last_seen_at, at))
+        case Joined():
+            return session.changed(
+                version=version,
+                last_seen_at=max(session.last_seen_at, at),
+                joined=session.joined + 1,
+                present=session.present + 1,
+            )
+        case Left():
+            return session.changed(
+                version=version,
+                last_seen_at=max(session.last_seen_at, at),
+                present=session.present - 1,
+            )
+        case Expired():
+            return session.changed(
+                version=version,
+                expired_at=at,
+                expired_by=event.rule,
+                last_seen_at=max(session.last_seen_at, event.last_seen),
+            )
+        case Erased(scope=Scope.EVERYTHING):
+            return session.changed(version=version, erased_at=at, items=0, size=0, stored_at=None)
+        case Erased():
+            return session.changed(
+                version=version,
+                erased=session.erased | {event.scope},
+                size=max(0, session.size - event.bytes_freed),
+                stored_at=event.oldest_left,
+            )
+        case Stored():
+            return session.changed(
+                version=version,
+                items=session.items + event.items,
+                size=session.size + event.size,
+                stored_at=at if session.stored_at is None else min(session.stored_at, at),
+                erased=session.erased - {Scope.CHUNKS, Scope.FULL, Scope.FILES},
+            )
+        case Completed():
+            return session.changed(version=version, completed_at=at)
+        case Failed():
+            return session.changed(version=version, failed_at=at)
+        case Summarized():
+            return session.changed(
+                version=version,
+                summarized_at=at,
+                size=max(0, session.size - event.bytes_freed),
+                stored_at=None,
+            )
+        case Compressed():
+            return session.changed(
+                version=version,
+                compressed_at=at,
+                size=max(0, session.size - event.bytes_freed),
+            )
+        case Expiring():
+            return session.changed(version=version, warned_for=event.deadline)
+        case Extended():
+            return session.changed(version=version, extended_until=event.until)
+        case Recovered():
+            return session.changed(
+                version=version,
+                expired_at=None,
+                expired_by=None,
+                recovered_at=at,
+                last_seen_at=max(session.last_seen_at, at),
+            )
+        case Held():
+            hold = Hold(event.hold, at, event.until)
+            return session.changed(version=version, holds=(*session.holds, hold))
+        case Released():
+            kept = tuple(hold for hold in session.holds if hold.id != event.hold)
+            return session.changed(version=version, holds=kept, released_at=at)
+        case _:
+            raise ValueError(f"{type(event).__name__} cannot follow in the life of a session")
+
+
+def project(session: Session | None, events: Iterable[Event]) -> Session | None:
+    """Fold `events` in order: the projector function for the library's `Repository.get`."""
+    for event in events:
+        session = evolve(session, event)
+    return session

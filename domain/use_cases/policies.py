@@ -1,0 +1,140 @@
+"""Policies in use: which versions there are, applying a new one, and what it would change."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from domain.errors import EffectiveTooSoon, PolicyUnknown
+from domain.policy import (
+    NOTICE,
+    Applied,
+    RetentionPolicy,
+    Version,
+    Versions,
+    stream_of,
+    to_document,
+)
+from domain.ports import Bookmark, Log, Rearm
+from domain.session import NEVER
+from domain.timeline import advance, forecast
+
+REARM_BATCH = 1_000
+
+
+class PolicyBook:
+    """The versions of all policies, read again from the log when asked to `refresh`."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._known: Mapping[str, Versions] = {}
+
+    def refresh(self) -> Mapping[str, Versions]:
+        self._known = self._log.policies()
+        return self._known
+
+    @property
+    def known(self) -> Mapping[str, Versions]:
+        return self._known
+
+    def versions(self, name: str) -> Versions:
+        """All versions of a policy. Raises PolicyUnknown."""
+        if name not in self._known:
+            self.refresh()
+        if name not in self._known:
+            raise PolicyUnknown(name, sorted(self._known))
+        return self._known[name]
+
+
+def apply(
+    log: Log, policy: RetentionPolicy, now: int, actor: str, effective_from: int | None = None
+) -> Version | None:
+    """Record `policy` as the newest version of its name; None if it is that already.
+
+    The first version of a name holds since ever: no session can be older than its policy. A later
+    one takes effect at `effective_from`, by default 5 s ahead. Raises EffectiveTooSoon.
+    """
+    versions = log.policies().get(policy.name, ())
+    if versions and versions[-1].policy == policy:
+        return None
+    if not versions:
+        version = Version(1, 0, policy)
+    else:
+        # Two versions never take effect in the wrong order.
+        earliest = max(now + NOTICE, versions[-1].effective_from + 1)
+        if effective_from is not None and effective_from < earliest:
+            raise EffectiveTooSoon(policy.name, earliest)
+        version = Version(versions[-1].number + 1, effective_from or earliest, policy)
+    log.apply_policy(
+        Applied(
+            stream_of(policy.name),
+            version.number,
+            version.effective_from,
+            policy.name,
+            actor,
+            to_document(policy),
+        ),
+        now,
+    )
+    return version
+
+
+def apply_all(log: Log, policies: Iterable[RetentionPolicy], now: int, actor: str) -> list[Version]:
+    """Record those that differ from what stands in the log; what was recorded."""
+    applied = (apply(log, policy, now, actor) for policy in policies)
+    return [version for version in applied if version is not None]
+
+
+def rearm(log: Log, name: str, now: int) -> Iterator[int]:
+    """Give every live session of a policy its deadline under the newest version, in batches.
+
+    Yields how many sessions each batch looked at. Resumable: a bookmark says how far it came, and
+    a run after a kill goes on there. Deadlines only move earlier here; later ones are found when
+    the stored one is reached.
+    """
+    versions = log.policies()[name]
+    mark = f"rearm:{name}:{versions[-1].number}"
+    after = (log.bookmark(mark) or b"").decode()
+    while found := log.due_of_policy(name, after, REARM_BATCH):
+        after = found[-1].session.id
+        rearms = [
+            Rearm(row.session.id, advance(row.session, versions, row.last_seen, now).next_at)
+            for row in found
+        ]
+        log.rearm(rearms, Bookmark(mark, after.encode()))
+        yield len(found)
+
+
+@dataclass(frozen=True)
+class Impact:
+    """What a new version would change for live sessions: counted, nothing written.
+
+    sooner, later: sessions whose end (erasure, else expiry) moves. at_once: those due the moment
+    the version takes effect.
+    """
+
+    sessions: int
+    sooner: int
+    later: int
+    at_once: int
+
+
+def impact(log: Log, policy: RetentionPolicy, now: int) -> Impact:
+    """Compare the newest version with `policy` over every live session, in bounded batches."""
+    versions = list(log.policies().get(policy.name, ()))
+    if not versions:
+        return Impact(0, 0, 0, 0)
+    takes_effect = max(now + NOTICE, versions[-1].effective_from + 1)
+    changed = [*versions, Version(versions[-1].number + 1, takes_effect, policy)]
+    sessions = sooner = later = at_once = 0
+    after = ""
+    while found := log.due_of_policy(policy.name, after, REARM_BATCH):
+        after = found[-1].session.id
+        for row in found:
+            sessions += 1
+            old = forecast(row.session, versions, row.last_seen, now)
+            new = forecast(row.session, changed, row.last_seen, now)
+            old_end = old.erases_at or old.expires_at or NEVER
+            new_end = new.erases_at or new.expires_at or NEVER
+            sooner += new_end < old_end
+            later += new_end > old_end
+            at_once += new_end == takes_effect
+    return Impact(sessions, sooner, later, at_once)
