@@ -1,0 +1,204 @@
+"""Drives imports: source -> parser -> `Ingest`, file after file, with one clock for all of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from adapters.importers.formats import FORMATS, VisitorBy, read
+from adapters.importers.source import Source, SourceError
+from domain.errors import SourceUnreadable
+from domain.policy import SECOND, Versions
+from domain.ports import Keyring, Log, Vault
+from domain.records import Record, Rejected
+from domain.use_cases.ingest import BATCH, Ingest
+
+LEASE = 60 * SECOND
+"""How long an import that died keeps other sweepers waiting."""
+
+Progress = Callable[[int, int | None, int], None]
+"""(bytes read, size of the file or None, lines read)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to import and how. paths: files, `-` is standard input."""
+
+    paths: Sequence[str]
+    format: str
+    visitor: VisitorBy
+
+
+@dataclass
+class Report:
+    """What an import did, over all its files. rejects: (number of the file, line, reason)."""
+
+    lines: int = 0
+    rejected: int = 0
+    refused: int = 0
+    sessions: int = 0
+    participants: int = 0
+    events: dict[str, int] = field(default_factory=dict)
+    rejects: list[tuple[int, int, str]] = field(default_factory=list)
+    last: int = 0
+    broken: str | None = None
+
+
+class ClockLease:
+    """The clock, held as long as an import runs and renewed while it does.
+
+    wall: the wall clock in microseconds.
+    """
+
+    def __init__(self, log: Log, holder: str, wall: Callable[[], int]) -> None:
+        self._log = log
+        self._holder = holder
+        self._wall = wall
+        self._until = 0
+
+    def renew(self) -> None:
+        """Raises ClockHeld if another import holds it."""
+        now = self._wall()
+        if self._until - now < LEASE // 2:
+            self._until = now + LEASE
+            self._log.lease_clock(self._holder, self._until)
+
+    def release(self) -> None:
+        self._log.release_clock(self._holder)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where records go and under which policy.
+
+    on_record: told (session, time) of each record. on_reject: told (number of the file, line,
+    reason) of each rejected line.
+    """
+
+    log: Log
+    vault: Vault
+    keyring: Keyring
+    policies: Mapping[str, Versions]
+    policy: str
+    lease: ClockLease
+    holder: str
+    wall: int
+    on_record: Callable[[str, int], None] | None = None
+    on_reject: Callable[[int, int, str], None] | None = None
+
+
+def run(
+    job: Job, targets: Sequence[Target], until: Callable[[int], int], progress: Progress
+) -> list[Report]:
+    """Import every file of the job into every target, then let the clock run on.
+
+    until: from the greatest time read to where the clock runs. Raises SourceUnreadable for a file
+    that cannot be opened; one that breaks off in the middle keeps what came before, and the report
+    says so.
+    """
+    reports = [Report() for _ in targets]
+    broken: str | None = None
+    for number, path in enumerate(job.paths, start=1):
+        with _open(path) as source:
+            ingests = [
+                _ingest(job, number, source, target, report.last)
+                for target, report in zip(targets, reports, strict=True)
+            ]
+            try:
+                _feed(job, source, targets, ingests, progress)
+            except SourceError as error:
+                broken = f"file {number} {error.reason}"
+        last_file = number == len(job.paths) or broken is not None
+        for ingest, report in zip(ingests, reports, strict=True):
+            if last_file:
+                ingest.run_until(until(ingest.tally.now))
+            _add(report, ingest, number)
+            report.broken = broken
+        if broken is not None:
+            break
+    return reports
+
+
+def _feed(
+    job: Job,
+    source: Source,
+    targets: Sequence[Target],
+    ingests: Sequence[Ingest],
+    progress: Progress,
+) -> None:
+    parser = FORMATS[job.format](job.visitor, source.name)
+    done = min(ingest.tally.line for ingest in ingests)
+    try:
+        for batch in _batches(read(source, parser, done)):
+            for target, ingest in zip(targets, ingests, strict=True):
+                target.lease.renew()
+                ingest.feed(batch, batch[-1].line, parser.header_lines)
+            progress(source.bytes_read, source.size, batch[-1].line)
+    finally:
+        # Lines at the end that say nothing (a blank one, a notice) are read all the same.
+        for ingest in ingests:
+            if source.lines_read > ingest.tally.line:
+                ingest.feed((), source.lines_read, parser.header_lines)
+
+
+def _open(path: str) -> Source:
+    try:
+        return Source(path)
+    except SourceError as error:
+        raise SourceUnreadable(f"a file cannot be read: {error.reason}") from None
+
+
+def _ingest(job: Job, number: int, source: Source, target: Target, now: int) -> Ingest:
+    """The import of one file. Its bookmark is found again by the same command on the same file.
+
+    The path is hashed with a key: it may name people.
+    """
+    path = job.paths[number - 1]
+    absolute = path if path == "-" else str(Path(path).resolve())
+    parts = (job.format, job.visitor, target.policy, absolute, source.fingerprint)
+    target.lease.renew()
+    return Ingest(
+        target.log,
+        target.vault,
+        target.keyring,
+        target.policies,
+        target.policy,
+        name=f"import:{target.keyring.lookup('import', chr(0).join(parts)).hex()[:32]}",
+        holder=target.holder,
+        wall=target.wall,
+        now=now,
+        on_record=target.on_record,
+        on_reject=partial(target.on_reject, number) if target.on_reject else None,
+    )
+
+
+def _batches(
+    records: Iterator[Record | Rejected], size: int = BATCH
+) -> Iterator[Sequence[Record | Rejected]]:
+    """Lists of at most `size`; what was read before the source breaks off comes first."""
+    batch: list[Record | Rejected] = []
+    try:
+        for record in records:
+            batch.append(record)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except SourceError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _add(report: Report, ingest: Ingest, number: int) -> None:
+    tally = ingest.tally
+    report.lines += tally.lines
+    report.rejected += tally.rejected
+    report.refused += tally.refused
+    report.sessions += tally.sessions
+    report.participants += tally.participants
+    for name, count in tally.events.items():
+        report.events[name] = report.events.get(name, 0) + count
+    report.rejects += [(number, line, reason) for line, reason in tally.rejects]
+    report.last = max(report.last, tally.now)
