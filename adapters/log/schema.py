@@ -1,0 +1,209 @@
+"""The tables of Lapse's own log, its folded state, the vault and the keyring.
+
+`partition` stands in every key and every hot statement because a distributed PostgreSQL needs it as
+distribution column; until then only partition 0 is accepted. Times are integers (microseconds,
+UTC), stored bytes are BYTEA/BLOB: what is hashed must come back as it went in. The projections
+(`projections/`) bring their own tables.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+
+metadata = MetaData()
+
+# Ids and names are compared byte by byte, whatever the locale of the server.
+Name = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+
+def _partition() -> Column[int]:
+    return Column("partition", SmallInteger, primary_key=True, autoincrement=False)
+
+
+# -- the log ----------------------------------------------------------------------------------
+
+events = Table(
+    "events",
+    metadata,
+    _partition(),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("session_id", Name, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("topic", Name, nullable=False),
+    Column("effective_at", BigInteger, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Index("events_by_session", "partition", "session_id", "version", unique=True),
+    CheckConstraint("partition = 0", name="only_partition_0"),
+    # Append-only and read in order of position: rows lie in the primary key itself.
+    sqlite_with_rowid=False,
+)
+
+heads = Table(
+    "heads",
+    metadata,
+    _partition(),
+    Column("position", BigInteger, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("policy", Name, nullable=False),
+    Column("phase", Name, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger),
+    Column("failures", SmallInteger, nullable=False, server_default=text("0")),
+    Column("owner_subject", Name),
+    Column("state", LargeBinary, nullable=False),
+    Index(
+        "sessions_by_deadline", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
+    ),
+    Index("sessions_by_policy", "partition", "policy", "session_id"),
+    Index(
+        "sessions_by_owner",
+        "partition",
+        "owner_subject",
+        "created_at",
+        postgresql_where=text("owner_subject IS NOT NULL"),
+    ),
+    # Room on the page for the next version of a row: an update that moves no deadline stays on it.
+    postgresql_with={"fillfactor": "80"},
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    _partition(),
+    Column("scope", Name, primary_key=True),
+    Column("used", BigInteger, nullable=False),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    _partition(),
+    Column("command", LargeBinary, primary_key=True),
+    Column("session_id", Name, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("commands_by_expiry", "partition", "expires_at"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    _partition(),
+    Column("name", Name, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("effective_from", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+bookmarks = Table(
+    "bookmarks",
+    metadata,
+    _partition(),
+    Column("name", Name, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("holder", Name, nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Name, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+# -- the vault --------------------------------------------------------------------------------
+
+presence = Table(
+    "presence",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("token", Name, primary_key=True),
+    Column("joined_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger, nullable=False),
+    Column("left_at", BigInteger),
+    postgresql_with={"fillfactor": "80"},
+)
+
+subjects = Table(
+    "subjects",
+    metadata,
+    _partition(),
+    Column("lookup", LargeBinary, primary_key=True),
+    Column("subject", Name, nullable=False),
+    Index("subjects_by_id", "partition", "subject", unique=True),
+)
+
+subject_index = Table(
+    "subject_index",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("token", Name, primary_key=True),
+    Column("subject", Name, primary_key=True),
+    Column("role", Name, nullable=False),
+    # Whether this name leads to the token still; a later name of the same person replaces it.
+    Column("current", SmallInteger, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("subject_index_by_subject", "partition", "subject"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    _partition(),
+    Column("lookup", LargeBinary, primary_key=True),
+    Column("session_id", Name, nullable=False),
+    Index("aliases_by_session", "partition", "session_id"),
+)
+
+# -- the keyring ------------------------------------------------------------------------------
+
+subject_keys = Table(
+    "subject_keys",
+    metadata,
+    _partition(),
+    Column("subject", Name, primary_key=True),
+    Column("kek", Name, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+)
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("tier", Name, primary_key=True),
+    Column("token", Name, primary_key=True),
+    # Whose key wraps it; a person who changes names is several subjects behind one token.
+    Column("subject", Name, primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+)

@@ -1,0 +1,122 @@
+"""Events and folded state to bytes and back.
+
+Stored bytes are canonical JSON (orjson, sorted keys, no spaces): they are hashed, so they never
+pass through a JSON column or a driver's date type. What stands in columns of its own
+(`originator_id`, `originator_version`, `effective_at`) is not repeated in the bytes.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import orjson
+
+from domain.errors import CorruptState
+from domain.policy import Applied
+from domain.session import (
+    TOPICS,
+    UPCASTERS,
+    Erased,
+    Event,
+    Failed,
+    Failure,
+    Ground,
+    Held,
+    Hold,
+    Scope,
+    Session,
+)
+
+_SORTED = orjson.OPT_SORT_KEYS
+_COLUMNS = ("originator_id", "originator_version", "effective_at")
+_ENUMS: dict[type, tuple[str, Callable[[str], Any]]] = {
+    Failed: ("reason", Failure),
+    Held: ("ground", Ground),
+    Erased: ("scope", Scope),
+}
+
+
+class Unreadable(ValueError):
+    """Stored bytes that are no event of a known topic."""
+
+
+def encode_event(event: Event | Applied) -> bytes:
+    """The canonical bytes of an event."""
+    stored = dict(event.__dict__)
+    for column in _COLUMNS:
+        del stored[column]
+    return orjson.dumps(stored, option=_SORTED)
+
+
+def decode_event(
+    session_id: str, version: int, topic: str, effective_at: int, state: bytes | str
+) -> Event | Applied:
+    """The event of a row. Raises Unreadable: a wrong row is never skipped or guessed at."""
+    try:
+        stored = orjson.loads(state)
+        while topic in UPCASTERS:
+            topic, stored = UPCASTERS[topic](stored)
+        kind = _CLASSES[topic]
+        expected = _FIELDS[topic]
+        if stored.keys() != expected:
+            raise ValueError("wrong fields")
+        stored["originator_id"] = session_id
+        stored["originator_version"] = version
+        stored["effective_at"] = effective_at
+        if kind in _ENUMS:
+            name, enum = _ENUMS[kind]
+            stored[name] = enum(stored[name])
+    except KeyError:
+        raise Unreadable("unknown topic") from None
+    except (ValueError, TypeError, AttributeError):
+        # The message of the parser may quote the bytes; a row that was tampered with may hold
+        # anything, so none of it is repeated.
+        raise Unreadable("not an event of its topic") from None
+    # The frozen constructor assigns field by field (1.3 us); this is 0.2 us, and reading a
+    # million events is what auditors do.
+    event = object.__new__(kind)
+    event.__dict__.update(stored)
+    return event
+
+
+_CLASSES: dict[str, type[Event | Applied]] = {**TOPICS, Applied.TOPIC: Applied}
+_FIELDS = {
+    topic: {column.name for column in fields(kind)} - set(_COLUMNS)
+    for topic, kind in _CLASSES.items()
+}
+
+
+# -- folded state -----------------------------------------------------------------------------
+
+_REQUIRED = {"policy", "policy_version", "created_at", "last_seen_at"}
+_KNOWN = {column.name for column in fields(Session)}
+
+
+def encode_state(session: Session) -> bytes:
+    """The folded state without its columns `session_id` and `version`.
+
+    A session carries only the fields that ever changed (`Session.changed`), so defaults take no
+    room here either.
+    """
+    stored = dict(session.__dict__)
+    del stored["id"], stored["version"]
+    if "erased" in stored:
+        stored["erased"] = sorted(stored["erased"])
+    if "holds" in stored:
+        stored["holds"] = [[hold.id, hold.since, hold.until] for hold in stored["holds"]]
+    return orjson.dumps(stored, option=_SORTED)
+
+
+def decode_state(session_id: str, version: int, state: bytes | str) -> Session:
+    """The inverse. Raises CorruptState."""
+    try:
+        stored = orjson.loads(state)
+        if not _REQUIRED <= stored.keys() <= _KNOWN:
+            raise ValueError("wrong fields")
+        if "erased" in stored:
+            stored["erased"] = frozenset(Scope(scope) for scope in stored["erased"])
+        if "holds" in stored:
+            stored["holds"] = tuple(Hold(*hold) for hold in stored["holds"])
+    except (ValueError, TypeError, AttributeError):
+        raise CorruptState(session_id, "not a session's state") from None
+    return Session.of(id=session_id, version=version, **stored)

@@ -1,0 +1,181 @@
+"""Wakes readers when something was committed, in this process and in others.
+
+A wake-up is only a hint: it says "look again", never what happened, and may come for nothing or
+not at all. Readers therefore also look on their own once a second (`POLL_SECONDS`).
+"""
+
+import selectors
+import socket
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Condition, Event, Thread, current_thread
+from typing import Any
+
+from adapters.log import postgres
+from adapters.log.engine import Engines
+from domain.errors import StoreError
+
+POLL_SECONDS = 1.0
+"""How often a reader looks without being woken."""
+
+NOTIFY_INTERVAL = 0.01
+"""Seconds between two NOTIFYs. Each is a small transaction: at 8 000 commits a second, one per
+commit would cost more than the commits. The first of a burst goes out at once."""
+
+DATA_VERSION_INTERVAL = 0.05
+FIRST_BACK_OFF = 0.05
+LONGEST_BACK_OFF = 5.0
+IDLE_SECONDS = 5.0
+"""After this long without a commit the sending thread ends."""
+
+
+class Wakeups:
+    """Connects writers and readers of one channel of one database.
+
+    The sending thread runs while there are commits, the watching thread while somebody listens;
+    both are daemons. An owner who forgets `close` leaves nothing behind for long.
+    """
+
+    def __init__(self, engines: Engines, channel: str) -> None:
+        self._engines = engines
+        self._channel = channel
+        self._listeners: set[Event] = set()
+        self._changed = Condition()
+        self._unsent = False
+        self._closed = Event()
+        self._sender: Thread | None = None
+        self._watcher: _Watcher | None = None
+
+    def listen(self, listener: Event) -> None:
+        """From now on `listener` is set after every commit, until `unlisten`."""
+        with self._changed:
+            self._listeners.add(listener)
+            if self._watcher is None and not self._closed.is_set():
+                self._watcher = _Watcher(self._engines, self._channel, self._wake_all)
+
+    def unlisten(self, listener: Event) -> None:
+        with self._changed:
+            self._listeners.discard(listener)
+            if self._listeners or self._watcher is None:
+                return
+            watcher, self._watcher = self._watcher, None
+        watcher.stop()
+
+    def notify(self) -> None:
+        """Tell every reader that something was committed. Never waits, never fails."""
+        self._wake_all()
+        if self._engines.dialect == "sqlite" or self._unsent:
+            return
+        with self._changed:
+            self._unsent = True
+            self._changed.notify()
+            if self._sender is None and not self._closed.is_set():
+                self._sender = _start(self._send, f"notify-{self._channel}")
+
+    def close(self) -> None:
+        """End the threads and wake every listener a last time. May be called twice."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify()
+            sender = self._sender
+            watcher, self._watcher = self._watcher, None
+        if sender is not None:
+            sender.join()
+        if watcher is not None:
+            watcher.stop()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for listener in tuple(self._listeners):
+            listener.set()
+
+    def _send(self) -> None:
+        """Outside the writers' transactions: a NOTIFY inside takes a lock on the whole database at
+        commit, which ends group commit between processes."""
+        connection: Any = None
+        while self._wait_for_unsent():
+            try:
+                if connection is None:
+                    connection = self._engines.detached()
+                postgres.notify(connection, self._channel)
+            except (StoreError, *postgres.ConnectionLost):
+                _close(connection)  # the readers' own poll stands in
+                connection = None
+            self._closed.wait(NOTIFY_INTERVAL)
+        _close(connection)
+
+    def _wait_for_unsent(self) -> bool:
+        with self._changed:
+            while not self._unsent:
+                woken = not self._closed.is_set() and self._changed.wait(IDLE_SECONDS)
+                if not woken and not self._unsent:
+                    self._sender = None
+                    return False
+            self._unsent = False
+            return True
+
+
+class _Watcher:
+    """A thread that calls `wake` when another process may have committed, until `stop`."""
+
+    def __init__(self, engines: Engines, channel: str, wake: Callable[[], None]) -> None:
+        self._engines = engines
+        self._channel = channel
+        self._wake = wake
+        self._stopping = Event()
+        self._stop_sender, self._stop_receiver = socket.socketpair()
+        self._thread = _start(self._watch, f"watch-{channel}")
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._stop_sender.send(b"x")
+        if self._thread is not current_thread():  # the garbage collector may stop us from anywhere
+            self._thread.join()
+        self._stop_sender.close()
+        self._stop_receiver.close()
+
+    def _watch(self) -> None:
+        """Reconnects for ever: whoever listens must not stay deaf because a server restarted."""
+        back_off = FIRST_BACK_OFF
+        while not self._stopping.is_set():
+            connection: Any = None
+            try:
+                connection = self._engines.detached()
+                back_off = FIRST_BACK_OFF
+                if self._engines.dialect == "postgresql":
+                    postgres.listen(connection, self._channel, self._wake, self._stop_receiver)
+                else:
+                    _watch_data_version(connection, self._wake, self._stop_receiver)
+            except (StoreError, sqlite3.Error, *postgres.ConnectionLost):
+                self._stopping.wait(back_off)
+                back_off = min(back_off * 2, LONGEST_BACK_OFF)
+            finally:
+                _close(connection)
+
+
+def _watch_data_version(
+    connection: sqlite3.Connection, wake: Callable[[], None], stop: socket.socket
+) -> None:
+    """`PRAGMA data_version` changes when any other connection committed; it reads no page."""
+    seen: int | None = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(stop, selectors.EVENT_READ)
+        while not selector.select(DATA_VERSION_INTERVAL if seen is not None else 0):
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if version != seen:
+                seen = version
+                wake()
+
+
+def _start(work: Callable[[], None], name: str) -> Thread:
+    thread = Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _close(connection: Any) -> None:
+    """Whatever state it is in."""
+    if connection is not None:
+        with suppress(sqlite3.Error, *postgres.ConnectionLost):
+            connection.close()

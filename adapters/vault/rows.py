@@ -1,0 +1,313 @@
+"""The vault on SQLite and PostgreSQL: who takes part in what, sealed, and when they were seen.
+
+`admit` and `write` run inside the log's transaction (see adapters/log/event_log.py): an event and
+the rows that change with it are written together. Nothing here ever holds a name in clear: lookups
+are keyed hashes, identities come sealed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from adapters.log import bulk
+from adapters.log.engine import Engines
+from adapters.log.schema import (
+    aliases,
+    data_keys,
+    presence,
+    subject_index,
+    subject_keys,
+    subjects,
+)
+from domain.ports import Admission, Append, Member, SubjectKey
+
+TIER_FULL = "full"
+
+
+# -- inside the log's transaction -------------------------------------------------------------
+
+
+def admit(connection: Connection, appends: Sequence[Append]) -> set[str]:
+    """Write new subjects and lock all that are concerned; sessions whose author must decide again.
+
+    Inserts first, then locks, each in order of lookup: no two writers wait in a circle. A subject
+    that another writer created or deleted since it was read makes the author a stale one, since
+    data keys are wrapped under the subject's own.
+    """
+    wanted = {a.subject.lookup: a.subject for append in appends for a in append.changes.admitted}
+    fresh = [wanted[lookup] for lookup in sorted(wanted) if wanted[lookup].fresh]
+    inserted = bulk.insert_new(
+        connection,
+        subjects,
+        ("lookup", "subject"),
+        "lookup",
+        [(subject.lookup, subject.subject) for subject in fresh],
+    )
+    bulk.insert(
+        connection,
+        subject_keys,
+        ("subject", "kek", "wrapped"),
+        [(s.subject, s.kek, s.wrapped) for s in fresh if s.lookup in inserted],
+    )
+    leaving = _subjects_of(connection, [a.session_id for a in appends if a.deletes])
+    standing = _lock(connection, sorted(wanted), leaving)
+    return {
+        append.session_id
+        for append in appends
+        for admission in append.changes.admitted
+        if standing.get(admission.subject.lookup) != admission.subject.subject
+    }
+
+
+def write(connection: Connection, accepted: Sequence[Append]) -> None:
+    """The vault's part of a batch."""
+    admitted = [(append.session_id, a) for append in accepted for a in append.changes.admitted]
+    _write_index(connection, accepted, admitted)
+    _write_presence(connection, accepted, admitted)
+    _delete(connection, [append.session_id for append in accepted if append.deletes])
+
+
+def _lock(
+    connection: Connection, lookups: Sequence[bytes], leaving: Sequence[str]
+) -> Mapping[bytes, str]:
+    """Lock subjects: exclusively if any may be deleted, else so that none can be."""
+    sqlite = connection.dialect.name == "sqlite"
+    if leaving:
+        query = "SELECT lookup FROM subjects WHERE partition = 0 AND subject IN ({ids})"
+        rows = bulk.select_in(connection, query, leaving)
+        lookups = sorted({*lookups, *(bytes(row[0]) for row in rows)})
+    strength = "UPDATE" if leaving else "SHARE"
+    lock = "" if sqlite else f" ORDER BY lookup FOR {strength}"
+    query = (
+        f"SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({{ids}}){lock}"
+    )
+    return {bytes(row[0]): row[1] for row in bulk.select_in(connection, query, list(lookups))}
+
+
+def _subjects_of(connection: Connection, session_ids: Sequence[str]) -> list[str]:
+    query = (
+        "SELECT DISTINCT subject FROM subject_index WHERE partition = 0 AND session_id IN ({ids})"
+    )
+    return [row[0] for row in bulk.select_in(connection, query, session_ids)]
+
+
+def _write_index(
+    connection: Connection, accepted: Sequence[Append], admitted: Sequence[tuple[str, Admission]]
+) -> None:
+    again = "ON CONFLICT (partition, session_id, token, subject) DO "
+    bulk.insert(
+        connection,
+        subject_index,
+        ("session_id", "token", "subject", "role", "current", "sealed"),
+        [(sid, a.token, a.subject.subject, a.role, 1, a.sealed) for sid, a in admitted],
+        # Somebody who takes an earlier name back.
+        again + "UPDATE SET current = 1, sealed = excluded.sealed",
+    )
+    bulk.insert(
+        connection,
+        data_keys,
+        ("session_id", "tier", "token", "subject", "wrapped"),
+        [(sid, TIER_FULL, a.token, a.subject.subject, a.wrapped) for sid, a in admitted],
+        "ON CONFLICT (partition, session_id, tier, token, subject) "
+        "DO UPDATE SET wrapped = excluded.wrapped",
+    )
+    retired = [
+        (append.session_id, token, name, 0)
+        for append in accepted
+        for token, name in append.changes.retired
+    ]
+    if retired:
+        _retire_names(connection, retired)
+    # A room whose session ended within the batch has a new one behind it: the last one counts.
+    named = {
+        append.changes.alias: append.session_id
+        for append in accepted
+        if append.changes.alias is not None
+    }
+    bulk.insert(
+        connection,
+        aliases,
+        ("lookup", "session_id"),
+        sorted(named.items()),
+        "ON CONFLICT (partition, lookup) DO UPDATE SET session_id = excluded.session_id",
+    )
+
+
+def _retire_names(connection: Connection, retired: Sequence[tuple[str, str, bytes, int]]) -> None:
+    """These names no longer lead to their tokens."""
+    query = "SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
+    rows = bulk.select_in(connection, query, [row[2] for row in retired])
+    known = {bytes(row[0]): row[1] for row in rows}
+    bulk.update(
+        connection,
+        subject_index,
+        ("session_id", "token", "subject"),
+        ("current",),
+        [(sid, token, known[name], zero) for sid, token, name, zero in retired if name in known],
+    )
+
+
+def _write_presence(
+    connection: Connection, accepted: Sequence[Append], admitted: Sequence[tuple[str, Admission]]
+) -> None:
+    bulk.insert(
+        connection,
+        presence,
+        ("session_id", "token", "joined_at", "last_seen_at"),
+        [
+            (sid, a.token, a.joined_at, a.joined_at)
+            for sid, a in admitted
+            if a.joined_at is not None
+        ],
+        "ON CONFLICT (partition, session_id, token) DO NOTHING",
+    )
+    _move_forward(connection, _moves(accepted, "seen"))
+    moved: list[tuple[str, str, int, int | None]]
+    moved = [(sid, token, at, at) for sid, token, at in _moves(accepted, "left")]
+    moved += [(sid, token, at, None) for sid, token, at in _moves(accepted, "back")]
+    moved.sort(key=lambda row: row[:2])
+    bulk.insert(
+        connection,
+        presence,
+        ("session_id", "token", "joined_at", "last_seen_at", "left_at"),
+        [(sid, token, at, at, left_at) for sid, token, at, left_at in moved],
+        "ON CONFLICT (partition, session_id, token) DO UPDATE SET left_at = excluded.left_at",
+    )
+
+
+def _moves(accepted: Sequence[Append], name: str) -> list[tuple[str, str, int]]:
+    """(session, token, when) of everybody in one of the mappings of `Changes`."""
+    return [
+        (append.session_id, token, at)
+        for append in accepted
+        for token, at in (getattr(append.changes, name) or {}).items()
+    ]
+
+
+def _move_forward(connection: Connection, seen: Sequence[tuple[str, str, int]]) -> None:
+    """`last_seen_at` never moves back: a late heartbeat is no news.
+
+    An upsert, for the reason given in event_log.py; the rows exist, they were looked up.
+    """
+    greatest = "max" if connection.dialect.name == "sqlite" else "greatest"
+    bulk.insert(
+        connection,
+        presence,
+        ("session_id", "token", "joined_at", "last_seen_at"),
+        [(sid, token, at, at) for sid, token, at in sorted(seen)],
+        "ON CONFLICT (partition, session_id, token) DO UPDATE SET "
+        f"last_seen_at = {greatest}(presence.last_seen_at, excluded.last_seen_at)",
+    )
+
+
+def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
+    """Everything of these sessions, and subjects who are left in no session, keys included.
+
+    Called only for appends that `domain/use_cases/erase.py` marked.
+    """
+    if not session_ids:
+        return
+    leaving = _subjects_of(connection, session_ids)
+    for table in (presence, subject_index, aliases, data_keys):
+        bulk.delete_in(connection, table, "session_id", session_ids)
+    query = (
+        "SELECT s.subject FROM subjects s WHERE s.partition = 0 AND NOT EXISTS "
+        "(SELECT 1 FROM subject_index i WHERE i.partition = 0 AND i.subject = s.subject) "
+        "AND s.subject IN ({ids})"
+    )
+    gone = [row[0] for row in bulk.select_in(connection, query, leaving)]
+    bulk.delete_in(connection, subject_keys, "subject", gone)
+    bulk.delete_in(connection, subjects, "subject", gone)
+
+
+# -- the port ---------------------------------------------------------------------------------
+
+
+class SqlVault:
+    """The vault behind `domain.ports.Vault`."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    def subjects(self, lookups: Sequence[bytes]) -> Mapping[bytes, SubjectKey]:
+        query = (
+            "SELECT s.lookup, s.subject, k.kek, k.wrapped FROM subjects s JOIN subject_keys k "
+            "ON k.partition = s.partition AND k.subject = s.subject "
+            "WHERE s.partition = 0 AND s.lookup IN ({ids})"
+        )
+        return {
+            bytes(lookup): SubjectKey(bytes(lookup), subject, kek, bytes(wrapped), fresh=False)
+            for lookup, subject, kek, wrapped in self._select(query, lookups)
+        }
+
+    def sessions_of(self, lookups: Sequence[bytes], policy: str) -> Mapping[bytes, tuple[str, str]]:
+        query = (
+            "SELECT s.lookup, i.session_id, i.token, t.policy, t.created_at FROM subjects s "
+            "JOIN subject_index i ON i.partition = s.partition AND i.subject = s.subject "
+            "JOIN sessions t ON t.partition = i.partition AND t.session_id = i.session_id "
+            "WHERE s.partition = 0 AND t.phase <> 'expired' AND i.role = 'participant' "
+            "AND i.current = 1 AND s.lookup IN ({ids})"
+        )
+        newest: dict[bytes, tuple[int, str, str]] = {}
+        for lookup, session_id, token, name, created_at in self._select(query, lookups):
+            key = bytes(lookup)
+            if name == policy and (key not in newest or newest[key][0] < created_at):
+                newest[key] = (created_at, session_id, token)
+        return {lookup: (session_id, token) for lookup, (_, session_id, token) in newest.items()}
+
+    def sessions_named(self, names: Sequence[bytes]) -> Mapping[bytes, str]:
+        query = (
+            "SELECT a.lookup, a.session_id FROM aliases a JOIN sessions s "
+            "ON s.partition = a.partition AND s.session_id = a.session_id "
+            "WHERE a.partition = 0 AND s.phase <> 'expired' AND a.lookup IN ({ids})"
+        )
+        return {bytes(row[0]): row[1] for row in self._select(query, names)}
+
+    def tokens(
+        self, session_ids: Sequence[str], lookups: Sequence[bytes]
+    ) -> Mapping[tuple[str, bytes], Member]:
+        wanted = set(session_ids)
+        query = (
+            "SELECT s.lookup, i.session_id, i.token, p.joined_at, p.last_seen_at, p.left_at "
+            "FROM subjects s "
+            "JOIN subject_index i ON i.partition = s.partition AND i.subject = s.subject "
+            "JOIN presence p ON p.partition = i.partition AND p.session_id = i.session_id "
+            "AND p.token = i.token "
+            "WHERE s.partition = 0 AND i.current = 1 AND s.lookup IN ({ids})"
+        )
+        return {
+            (row[1], bytes(row[0])): Member(*row[1:])
+            for row in self._select(query, lookups)
+            if row[1] in wanted
+        }
+
+    def members(self, session_id: str) -> Sequence[Member]:
+        query = (
+            "SELECT session_id, token, joined_at, last_seen_at, left_at FROM presence "
+            "WHERE partition = 0 AND session_id IN ({ids}) ORDER BY joined_at, token"
+        )
+        return [Member(*row) for row in self._select(query, [session_id])]
+
+    def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
+        """The session rows are locked against a sweep while presence moves: a heartbeat either
+        comes before the decision and counts, or after it and does not."""
+        ids = sorted({session_id for session_id, _ in seen})
+        lock = "" if self._engines.dialect == "sqlite" else " ORDER BY session_id FOR KEY SHARE"
+        live = (
+            "SELECT session_id FROM sessions WHERE partition = 0 AND phase <> 'expired' "
+            f"AND session_id IN ({{ids}}){lock}"
+        )
+        known = (
+            "SELECT session_id, token FROM presence WHERE partition = 0 AND session_id IN ({ids})"
+        )
+        with self._engines.write() as connection:
+            alive = [row[0] for row in bulk.select_in(connection, live, ids)]
+            members = {(row[0], row[1]) for row in bulk.select_in(connection, known, alive)}
+            counted = members & seen.keys()
+            _move_forward(connection, [(*pair, seen[pair]) for pair in counted])
+        return counted
+
+    def _select(self, query: str, ids: Sequence[Any]) -> list[Any]:
+        with self._engines.read() as connection:
+            return bulk.select_in(connection, query, list(ids))
