@@ -291,7 +291,7 @@ class Log(Protocol):
         """Every policy that was ever applied, with all its versions."""
         ...
 
-    def apply_policy(self, applied: Applied, now: int) -> None:
+    def apply_policy(self, applied: Applied, now: int, bookmark: Bookmark | None = None) -> None:
         """Record a version of a policy. Raises Conflict if the version exists."""
         ...
 

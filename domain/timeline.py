@@ -15,6 +15,7 @@ from typing import NamedTuple
 from domain.policy import Do, Rule, Since, Version, Versions
 from domain.session import (
     NEVER,
+    OLDEST,
     SCHEDULER,
     Compressed,
     Erased,
@@ -27,8 +28,11 @@ from domain.session import (
     evolve,
 )
 
-_DELETING = frozenset({Do.SUMMARIZE, Do.ERASE})
-"""What a hold suspends. Compression is lossless, an expiry hides but deletes nothing."""
+# Looking a member up in its enum costs 0.17 us on Python 3.11, and a rule is asked many times.
+_WARN, _SUMMARIZE, _COMPRESS = Do.WARN, Do.SUMMARIZE, Do.COMPRESS
+_EXPIRE, _ERASE = Do.EXPIRE, Do.ERASE
+_LAST_SEEN, _STORED = Since.LAST_SEEN, Since.STORED
+_FULL, _SUMMARY = Scope.FULL, Scope.SUMMARY
 
 
 class Due(NamedTuple):
@@ -84,21 +88,28 @@ def advance(session: Session, versions: Versions, last_seen: int, now: int) -> O
 
 
 def next_due(session: Session, versions: Versions, last_seen: int, now: int) -> Due | None:
-    """The next thing the policy demands, due or not. Warnings overtaken by `now` are left out."""
+    """The next thing the policy demands, due or not. Warnings overtaken by `now` are left out.
+
+    Of what is due at the same instant, the rule that stands first in the policy comes first.
+    """
     if session.erased_at is not None:
         return None
     for index, version in enumerate(versions):
-        first_at = NEVER if index + 1 == len(versions) else versions[index + 1].effective_from
-        first: Rule | None = None
+        until = NEVER if index + 1 == len(versions) else versions[index + 1].effective_from
+        if until <= session.created_at:
+            continue
+        first_at, first, deadline = until, None, None
         for rule in version.policy.rules:
-            at = _due_at(rule, session, version, last_seen, now)
+            if rule.do is _WARN:
+                warning = _warning(rule, session, version, last_seen, now)
+                if warning is not None and warning[0] < first_at and warning[1] < until:
+                    first, (first_at, deadline) = rule, warning
+                continue
+            at = _due_at(rule, session, version, last_seen)
             if at is not None and at < first_at:
                 first_at, first = at, rule
         if first is not None:
-            deadline = None
-            if first.do is Do.WARN:
-                deadline = _first_expiry(session, version, last_seen)
-            return Due(first_at, first, version, deadline)
+            return Due(first_at, first, version, deadline if first.do is _WARN else None)
     return None
 
 
@@ -120,47 +131,59 @@ def forecast(session: Session, versions: Versions, last_seen: int, now: int) -> 
     return Forecast(expires_at, erases_at, rule, policy_version)
 
 
-def _due_at(rule: Rule, session: Session, version: Version, last_seen: int, now: int) -> int | None:
-    """The instant at which a rule of one version demands something; None: never, as things are."""
-    base = getattr(session, _BASE[rule.since])
-    if base is None or not _applies(rule, session):
+def _due_at(rule: Rule, session: Session, version: Version, last_seen: int) -> int | None:
+    """The instant at which a rule of one version demands something; None: never, as things are.
+
+    Warnings have a function of their own.
+    """
+    if not _applies(rule, session):
         return None
-    if rule.since is Since.LAST_SEEN and last_seen > base:
-        base = last_seen
-    at: int = base + rule.after
-    if rule.do is Do.EXPIRE:
+    base = _base(rule, session, last_seen)
+    if base is None:
+        return None
+    at = base + rule.after
+    if rule.do is _EXPIRE:
         at = _expiry(at, rule, session)
+    elif rule.scope in OLDEST:
+        # What came in after an erasure is not taken before it came.
+        at = max(at, getattr(session, OLDEST[rule.scope]) or 0)
     at = max(at, version.effective_from)
-    if rule.do in _DELETING:
-        return _after_holds(session, at)
-    if rule.do is Do.WARN:
-        deadline = _first_expiry(session, version, last_seen)
-        if deadline is None or session.warned_for == deadline or deadline <= max(now, at):
-            return None
-    return at
+    return _after_holds(session, at) if rule.do is _ERASE or rule.do is _SUMMARIZE else at
+
+
+def _base(rule: Rule, session: Session, last_seen: int) -> int | None:
+    """The moment the rule counts from, None if it has not come."""
+    since = rule.since
+    if since is _LAST_SEEN:
+        return max(session.last_seen_at, last_seen)
+    # Of items each counts from when it was stored; for the session the newest does.
+    field = _BASE[since] if since is not _STORED else OLDEST.get(rule.scope, "stored_at")
+    base: int | None = getattr(session, field)
+    return base
 
 
 _BASE = {
     Since.CREATED: "created_at",
-    Since.LAST_SEEN: "last_seen_at",
     Since.COMPLETED: "completed_at",
     Since.FAILED: "failed_at",
-    Since.SUMMARIZED: "summarized_at",
+    # Also when the full tier went without a summary: what would follow one must not be forgotten.
+    Since.SUMMARIZED: "reduced_at",
     Since.EXPIRED: "expired_at",
-    Since.STORED: "stored_at",
 }
 
 
 def _applies(rule: Rule, session: Session) -> bool:
     """Whether the rule still has something to do."""
-    if rule.do is Do.ERASE:
+    if rule.do is _ERASE:
+        if rule.scope is _SUMMARY and session.summarized_at is None:
+            return False
         return rule.scope not in session.erased
+    if rule.do is _SUMMARIZE:
+        return _FULL not in session.erased
     if session.expired_at is not None:
         return False
-    if rule.do is Do.SUMMARIZE:
-        return session.summarized_at is None
-    if rule.do is Do.COMPRESS:
-        return session.compressed_at is None and session.summarized_at is None
+    if rule.do is _COMPRESS:
+        return session.compressed_at is None and _FULL not in session.erased
     return True
 
 
@@ -178,14 +201,33 @@ def _after_holds(session: Session, at: int) -> int | None:
     return session.held_until(at) if session.holds else at
 
 
-def _first_expiry(session: Session, version: Version, last_seen: int) -> int | None:
-    """The soonest expiry under this version."""
-    instants = [
-        _due_at(rule, session, version, last_seen, NEVER)
-        for rule in version.policy.rules
-        if rule.do is Do.EXPIRE
-    ]
-    return min((instant for instant in instants if instant is not None), default=None)
+def _warning(
+    rule: Rule, session: Session, version: Version, last_seen: int, now: int
+) -> tuple[int, int] | None:
+    """When to warn, and of which deadline; None: there is nothing (more) to warn of.
+
+    A warning belongs to the expiry that counts from the same moment and keeps its distance from it
+    when that moves. Once the session was warned at its instant or later, it has been given. None,
+    too, when some other expiry that no presence can move comes first.
+    """
+    if session.expired_at is not None:
+        return None
+    deadline, lead, latest = NEVER, 0, NEVER
+    for other in version.policy.rules:
+        if other.do is not _EXPIRE:
+            continue
+        at = _due_at(other, session, version, last_seen)
+        if at is None:
+            continue
+        if other.since is rule.since and at < deadline:
+            deadline, lead = at, other.after - rule.after
+        elif other.since is not _LAST_SEEN:
+            latest = min(latest, at)
+    at = deadline - lead
+    if deadline == NEVER or deadline > latest or at <= (session.warned_at or 0):
+        return None
+    at = max(at, version.effective_from)
+    return (at, deadline) if deadline > max(now, at) else None
 
 
 def _holds_back(session: Session, versions: Versions, last_seen: int, now: int) -> bool:
@@ -193,7 +235,7 @@ def _holds_back(session: Session, versions: Versions, last_seen: int, now: int) 
     if not session.holds:
         return False
     due = next_due(session.changed(holds=()), versions, last_seen, now)
-    return due is not None and due.at <= now and due.rule.do in _DELETING
+    return due is not None and due.at <= now and due.rule.do in (_ERASE, _SUMMARIZE)
 
 
 def _event(session: Session, due: Due, last_seen: int) -> Event:
@@ -205,10 +247,21 @@ def _event(session: Session, due: Due, last_seen: int) -> Event:
             return Expired(*head, rule.name, number, max(session.last_seen_at, last_seen))
         case Do.ERASE:
             scope = rule.scope or Scope.EVERYTHING
-            return Erased(*head, scope, rule.name, number)
+            return Erased(*head, scope, rule.name, number, 0, _oldest_left(rule, session, due.at))
+        case Do.SUMMARIZE if session.expired_at is not None:
+            # Nothing but erasures follows an expiry, yet the full tier must not outlive its term.
+            return Erased(*head, _FULL, rule.name, number)
         case Do.SUMMARIZE:
             return Summarized(*head, rule.name, number)
         case Do.COMPRESS:
             return Compressed(*head, rule.name, number)
         case Do.WARN:
             return Expiring(*head, rule.name, number, due.deadline or due.at)
+
+
+def _oldest_left(rule: Rule, session: Session, at: int) -> int | None:
+    """From when the items count that a rule since `stored` must leave, if there are any."""
+    if rule.since is not _STORED or rule.scope not in OLDEST:
+        return None
+    newest = session.stored_at
+    return newest if newest is not None and newest > at - rule.after else None

@@ -1,4 +1,4 @@
-"""The log. `PERSISTENCE_MODULE=adapters.log` gives our recorders to `eventsourcing` applications."""
+"""The log. `PERSISTENCE_MODULE=adapters.log` gives an `eventsourcing` application our recorders."""
 
 from adapters.log.recorder import Factory
 

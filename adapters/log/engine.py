@@ -15,7 +15,15 @@ from threading import Lock
 from typing import Any, Literal
 from weakref import WeakValueDictionary, finalize
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    PoolProxiedConnection,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -110,6 +118,19 @@ class Engines:
             raise NotImplementedError("SQLite writes through Engines.write() only")
         with self.read() as connection:
             yield connection
+
+    @contextmanager
+    def driver(self) -> Iterator[PoolProxiedConnection]:
+        """PostgreSQL only: the pooled connection of the driver itself, committing every statement,
+        for `postgres.run`. It saves SQLAlchemy's own 80 us per statement, which show where one
+        statement serves eight authors in 700."""
+        self._check_open()
+        with translated():
+            connection = self._reading.raw_connection()
+            try:
+                yield connection
+            finally:
+                connection.close()
 
     def detached(self) -> Any:
         """A driver's connection of its own, outside the pool and in autocommit mode, for a

@@ -5,7 +5,8 @@ other in a circle:
 
 1. lock the sessions that exist, by id; drop stale appends
 2. look up command ids; drop what happened before
-3. lock the limit counters, by scope; drop what would exceed a limit
+3. lock the counters, by scope, of limits and of all that this batch will count; drop what would
+   exceed a limit
 4. insert new sessions, by id; drop those that another writer created meanwhile
 5. fold: counters, sessions, vault rows
 6. raise the head by what was accepted, insert the events; no lock is taken after the head
@@ -16,7 +17,7 @@ sessions; this way a stale append never takes a slot. docs/decisions/0003.)
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,9 +102,9 @@ _SESSION_UPSERT = (
     "failures = excluded.failures, state = excluded.state"
 )
 _AS_TEXT = "convert_from(state, 'UTF8')"
+_ROW = "SELECT s.session_id, s.version, s.due_at, s.owner_subject, s.state, s.failures"
 _FOUND = (
-    "SELECT s.session_id, s.version, s.due_at, s.owner_subject, s.state, s.failures, "
-    "(SELECT max(p.last_seen_at) FROM presence p "
+    f"{_ROW}, (SELECT max(p.last_seen_at) FROM presence p "
     "WHERE p.partition = s.partition AND p.session_id = s.session_id) "
     "FROM sessions s WHERE s.partition = 0 AND "
 )
@@ -117,9 +118,12 @@ class _Batch:
     now: int
     answers: list[Appended | Exception | None]
     accepted: list[int] = field(default_factory=list)
-    # Position of an append -> the nonce of its first event: whose row it is, if COMMIT's answer
-    # is lost.
+    # Position of an append -> the nonce of its first event: whether it was written, if COMMIT's
+    # answer is lost.
     nonces: dict[int, bytes] = field(default_factory=dict)
+    # Also look for sessions whose state is gone and whose events are still there.
+    careful: bool = False
+    counters: Sequence[str] = ()
 
     def refuse(self, index: int, error: Exception) -> None:
         self.answers[index] = error
@@ -198,10 +202,10 @@ class SqlLog:
         together: bool = False,
     ) -> Sequence[Appended | Exception]:
         for careful in (False, True):
-            batch = _Batch(appends, now, [None] * len(appends))
+            batch = _Batch(appends, now, [None] * len(appends), careful=careful)
             try:
                 with self._engines.write() as connection:
-                    self._write(connection, batch, careful=careful)
+                    self._write(connection, batch)
                     if together:
                         _raise_refusal(batch)
                     _save_bookmark(connection, bookmark)
@@ -220,26 +224,35 @@ class SqlLog:
     def _after_lost_commit(
         self, batch: _Batch, lost: StoreUnavailable
     ) -> Sequence[Appended | Exception]:
-        """The connection broke. What stands in the log decides what the authors are told."""
+        """The connection broke. What stands in the log decides what the authors are told.
+
+        Behind the head's lock, since the server may still be at that commit. Raises `lost` if
+        nothing was written, or if that cannot be found out.
+        """
         if not batch.nonces:
             raise lost
         ids = [batch.appends[index].session_id for index in batch.nonces]
         found: set[bytes] = set()
-        for attempt in stamina.retry_context(on=StoreError, attempts=6, timeout=20.0):
-            with attempt, self._engines.read() as connection:
-                query = "SELECT nonce FROM events WHERE partition = 0 AND session_id IN ({ids})"
-                found = {bytes(row[0]) for row in bulk.select_in(connection, query, ids)}
-        for index, nonce in batch.nonces.items():
-            if nonce not in found:
-                batch.answers[index] = lost
+        try:
+            for attempt in stamina.retry_context(on=StoreError, attempts=6, timeout=20.0):
+                with attempt, self._engines.write() as connection:
+                    _lock_head(connection)
+                    query = "SELECT nonce FROM events WHERE partition = 0 AND session_id IN ({ids})"
+                    found = {bytes(row[0]) for row in bulk.select_in(connection, query, ids)}
+        except StoreError:
+            raise lost from None
+        if found.isdisjoint(batch.nonces.values()):
+            raise lost
+        self.wakeups.notify()
         return batch.answers  # type: ignore[return-value]
 
-    def _write(self, connection: Connection, batch: _Batch, *, careful: bool = False) -> None:
+    def _write(self, connection: Connection, batch: _Batch) -> None:
         self._drop_stale(connection, batch)
-        if careful:
-            self._drop_reborn(connection, batch)
-        self._drop_repeated(connection, batch)
+        commanded = self._drop_repeated(connection, batch)
         self._write_fresh(connection, batch)
+        # A command that was refused did not happen: it may come again.
+        refused = commanded - {batch.appends[index].command for index in batch.accepted}
+        bulk.delete_in(connection, commands, "command", sorted(refused))
 
     def _write_fresh(self, connection: Connection, batch: _Batch) -> None:
         """From step 3 on: the sessions that exist are locked and their versions are right."""
@@ -248,7 +261,7 @@ class SqlLog:
         self._admit(connection, batch)
         batch.accepted = [index for index, _ in batch.waiting()]
         accepted = [batch.appends[index] for index in batch.accepted]
-        _count(connection, accepted)
+        _count(connection, accepted, batch.counters)
         _fold(connection, accepted)
         vault_rows.write(connection, accepted)
         self._insert_events(connection, batch)
@@ -280,10 +293,11 @@ class SqlLog:
             if append.before is None and append.session_id in known:
                 batch.refuse(index, SessionExists(append.session_id))
 
-    def _drop_repeated(self, connection: Connection, batch: _Batch) -> None:
+    def _drop_repeated(self, connection: Connection, batch: _Batch) -> set[bytes]:
+        """The commands that are new, which are written."""
         named = [(index, append) for index, append in batch.waiting() if append.command]
         if not named:
-            return
+            return set()
         rows, first = [], {}
         for index, append in sorted(named, key=lambda pair: bytes(pair[1].command or b"")):
             if append.command in first:
@@ -301,17 +315,28 @@ class SqlLog:
         )
         for command, session_id, version in bulk.select_in(connection, query, repeated):
             batch.answers[first[bytes(command)]] = Appended(session_id, version, repeated=True)
+        return fresh
+
+    def _lock_counters(self, connection: Connection, batch: _Batch) -> dict[str, int]:
+        """What the counters of this batch stand at; empty if none needs to be locked this early.
+
+        Only subjects are waited for between here and `_count`, so a batch without limits that
+        concerns no subject may take its counters there.
+        """
+        appends = [append for _, append in batch.waiting()]
+        limits = {limit.scope for append in appends for limit in append.limits}
+        counted = {scope for append in appends if append.live_delta for scope in _scopes(append)}
+        waits = any(append.changes.admitted or append.deletes for append in appends)
+        batch.counters = sorted(limits | counted if limits or waits else limits)
+        # Not DO NOTHING and then FOR UPDATE: in between another may delete an owner's counter.
+        tail = "ON CONFLICT (partition, scope) DO UPDATE SET used = counters.used"
+        rows = [(scope, 0) for scope in batch.counters]
+        bulk.insert(connection, counters, ("scope", "used"), rows, tail)
+        query = "SELECT scope, used FROM counters WHERE partition = 0 AND scope IN ({ids})"
+        return {row[0]: row[1] for row in bulk.select_in(connection, query, batch.counters)}
 
     def _drop_over_limit(self, connection: Connection, batch: _Batch) -> None:
-        limited = [(index, append) for index, append in batch.waiting() if append.limits]
-        scopes = sorted({limit.scope for _, append in limited for limit in append.limits})
-        if not scopes:
-            return
-        rows = [(scope, 0) for scope in scopes]
-        bulk.insert(connection, counters, ("scope", "used"), rows, "ON CONFLICT DO NOTHING")
-        lock = "" if self._engines.dialect == "sqlite" else " ORDER BY scope FOR UPDATE"
-        query = f"SELECT scope, used FROM counters WHERE partition = 0 AND scope IN ({{ids}}){lock}"
-        used = {row[0]: row[1] for row in bulk.select_in(connection, query, scopes)}
+        used = self._lock_counters(connection, batch)
         for index, append in batch.waiting():
             over = next(
                 (
@@ -329,6 +354,8 @@ class SqlLog:
                     used[scope] += append.live_delta
 
     def _insert_sessions(self, connection: Connection, batch: _Batch) -> None:
+        if batch.careful:
+            self._drop_reborn(connection, batch)
         new = {a.session_id: index for index, a in batch.waiting() if a.before is None}
         rows = []
         for session_id in sorted(new):
@@ -364,7 +391,7 @@ class SqlLog:
                 rows.append(_event_row(event, batch.now, nonces[start : start + 16]))
         _append_rows(connection, rows)
 
-    def apply_policy(self, applied: Applied, now: int) -> None:
+    def apply_policy(self, applied: Applied, now: int, bookmark: Bookmark | None = None) -> None:
         document = orjson.dumps(applied.document, option=orjson.OPT_SORT_KEYS)
         row = (applied.policy, applied.originator_version, applied.effective_at, document)
         columns = ("name", "version", "effective_from", "document")
@@ -372,6 +399,7 @@ class SqlLog:
             with self._engines.write() as connection:
                 bulk.insert(connection, policies, columns, [row])
                 _append_rows(connection, [_event_row(applied, now, os.urandom(16))])
+                _save_bookmark(connection, bookmark)
         except IntegrityError:
             raise Conflict(applied.originator_id) from None
         self.wakeups.notify()
@@ -411,7 +439,7 @@ class SqlLog:
             rows = self._select_events("state" if sqlite else _AS_TEXT, where, params)
         except DataError:
             rows = self._select_events("state", where, params)  # bytes that are no text: corrupt
-        return [_recorded(row) for row in rows]
+        return [recorded(row) for row in rows]
 
     def _select_events(self, state: str, where: str, params: tuple[Any, ...]) -> Sequence[Any]:
         with self._engines.read() as connection:
@@ -439,6 +467,22 @@ class SqlLog:
             policy = from_document(name, orjson.loads(bytes(document)))
             known.setdefault(name, []).append(Version(version, effective_from, policy))
         return known
+
+    def due(self, now: int, page: int) -> Iterator[Sequence[Found]]:
+        """What is stored as due by `now`, page by page in order of deadline; nothing is locked."""
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        query = (
+            f"{_FOUND}s.due_at <= {mark} AND (s.due_at, s.session_id) > ({mark}, {mark}) "
+            f"ORDER BY s.due_at, s.session_id LIMIT {mark}"
+        )
+        behind = (-1, "")
+        while True:
+            with self._engines.read() as connection:
+                rows = connection.exec_driver_sql(query, (now, *behind, page)).fetchall()
+            if not rows:
+                return
+            yield [_found(row) for row in rows]
+            behind = (rows[-1][2], rows[-1][0])
 
     def next_due(self) -> int | None:
         with self._engines.read() as connection:
@@ -488,7 +532,7 @@ class SqlLog:
             try:
                 found.append(_found(row))
             except CorruptState:
-                failed.append((row[0], now + _back_off(row[5])))
+                failed.append((row[0], now + back_off(row[5])))
         failures = {row[0]: row[5] for row in rows}
         rearms: list[Rearm] = []
         appends: list[Append] = []
@@ -496,17 +540,14 @@ class SqlLog:
             if isinstance(answer, Append):
                 appends.append(answer)
             elif answer.verdict is Verdict.FAILED:
-                failed.append((answer.session_id, now + _back_off(failures[answer.session_id])))
+                failed.append((answer.session_id, now + back_off(failures[answer.session_id])))
             else:
                 rearms.append(answer)
         batch = _Batch(appends, now, [None] * len(appends))
         self._write_fresh(connection, batch)
-        rows_by_id = {row.session.id: row for row in found}
-        again = [
-            _session_row(rows_by_id[id_].session, due_at, rows_by_id[id_].owner)
-            for id_, due_at, _ in rearms
-        ]
-        bulk.insert(connection, sessions, _SESSION_COLUMNS, again, _SESSION_UPSERT)
+        by_id = {row.session.id: row for row in found}
+        again = [(by_id[id_].session, due_at, by_id[id_].owner) for id_, due_at, _ in rearms]
+        save_sessions(connection, again)
         _postpone(connection, failed)
         return SweepCount(
             due=len(rows),
@@ -547,9 +588,19 @@ class SqlLog:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
         skip = "" if self._engines.dialect == "sqlite" else " FOR UPDATE OF s SKIP LOCKED"
         which = f"s.session_id = {mark} AND " if only is not None else ""
-        query = f"{_FOUND}{which}s.due_at <= {mark} ORDER BY s.due_at LIMIT {mark}{skip}"
+        query = (
+            f"{_ROW} FROM sessions s WHERE s.partition = 0 AND {which}s.due_at <= {mark} "
+            f"ORDER BY s.due_at LIMIT {mark}{skip}"
+        )
         params = (now, limit) if only is None else (only, now, limit)
-        return connection.exec_driver_sql(query, params).fetchall()
+        rows = connection.exec_driver_sql(query, params).fetchall()
+        # Only now that they are locked: a heartbeat that was answered before this counts.
+        query = (
+            "SELECT session_id, max(last_seen_at) FROM presence "
+            "WHERE partition = 0 AND session_id IN ({ids}) GROUP BY session_id"
+        )
+        seen = dict(map(tuple, bulk.select_in(connection, query, [row[0] for row in rows])))
+        return [(*row, seen.get(row[0])) for row in rows]
 
     def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence[Found]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
@@ -621,6 +672,12 @@ def _event_row(event: Event | Applied, now: int, nonce: bytes) -> tuple[Any, ...
     )
 
 
+def _lock_head(connection: Connection) -> None:
+    """Wait until no other transaction is about to append. SQLite: that is so in any write."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("SELECT position FROM heads WHERE partition = 0 FOR SHARE")
+
+
 def _append_rows(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
     """Raise the head and write the events behind it."""
     if connection.dialect.name == "sqlite":
@@ -671,8 +728,11 @@ def _scopes(append: Append) -> list[str]:
     return scopes
 
 
-def _count(connection: Connection, accepted: Sequence[Append]) -> None:
-    """Move the counters of live sessions; those of owners go when they reach 0."""
+def _count(connection: Connection, accepted: Sequence[Append], locked: Sequence[str]) -> None:
+    """Move the counters of live sessions; those of owners go when they count nothing.
+
+    locked: counters that were locked before, and made if need be, for whoever was refused too.
+    """
     deltas: dict[str, int] = {}
     for append in accepted:
         if append.live_delta:
@@ -686,14 +746,27 @@ def _count(connection: Connection, accepted: Sequence[Append]) -> None:
         rows,
         "ON CONFLICT (partition, scope) DO UPDATE SET used = counters.used + excluded.used",
     )
-    falling = [scope for scope, delta in rows if delta < 0 and scope.startswith("owner:")]
-    if falling:
-        empty = bulk.select_in(
-            connection,
-            "SELECT scope FROM counters WHERE partition = 0 AND used = 0 AND scope IN ({ids})",
-            falling,
-        )
-        bulk.delete_in(connection, counters, "scope", [row[0] for row in empty])
+    owners = sorted(
+        scope
+        for scope in {*locked, *deltas}
+        if scope.startswith("owner:") and deltas.get(scope, 0) <= 0
+    )
+    query = "SELECT scope FROM counters WHERE partition = 0 AND used = 0 AND scope IN ({ids})"
+    empty = [row[0] for row in bulk.select_in(connection, query, owners)]
+    bulk.delete_in(connection, counters, "scope", empty)
+
+
+def save_sessions(
+    connection: Connection, rows: Sequence[tuple[Session, int | None, str | None]]
+) -> None:
+    """Write folded state as it is: (session, deadline, owner's subject)."""
+    bulk.insert(
+        connection,
+        sessions,
+        _SESSION_COLUMNS,
+        [_session_row(*row) for row in sorted(rows, key=lambda row: row[0].id)],
+        _SESSION_UPSERT,
+    )
 
 
 def _fold(connection: Connection, accepted: Sequence[Append]) -> None:
@@ -704,8 +777,8 @@ def _fold(connection: Connection, accepted: Sequence[Append]) -> None:
         if after.erased_at is not None:
             gone.append(after.id)
         elif append.before is not None and append.events:
-            changed.append(_session_row(after, append.due_at, append.owner))
-    bulk.insert(connection, sessions, _SESSION_COLUMNS, changed, _SESSION_UPSERT)
+            changed.append((after, append.due_at, append.owner))
+    save_sessions(connection, changed)
     bulk.delete_in(connection, sessions, "session_id", gone)
 
 
@@ -721,7 +794,7 @@ def _postpone(connection: Connection, failed: Sequence[tuple[str, int]]) -> None
     )
 
 
-def _back_off(failures: int) -> int:
+def back_off(failures: int) -> int:
     return int(min(BACK_OFF_FIRST * 2 ** min(failures, 30), BACK_OFF_LAST))
 
 
@@ -750,7 +823,8 @@ def _found(row: Any) -> Found:
     return Found(session, max(session.last_seen_at, last_seen or 0), due_at, owner)
 
 
-def _recorded(row: Any) -> Recorded:
+def recorded(row: Any) -> Recorded:
+    """The event of a row (position, session, version, topic, times, state). Raises CorruptEvent."""
     position, session_id, version, topic, effective_at, recorded_at, state = row
     try:
         event = decode_event(session_id, version, topic, effective_at, _plain(state))

@@ -196,14 +196,14 @@ class EventTable(ABC):
                 name: self._tracking.lock(connection, name)
                 for name in sorted({i.tracking.application_name for i in insertions if i.tracking})
             }
-            before = self._lock_head(connection)
+            before = self.lock_head(connection)
             taken = self._taken(connection, [row for i in insertions for row in i.rows])
             refusals = [_judge(insertion, taken, tracked) for insertion in insertions]
             accepted = [i for i, why in zip(insertions, refusals, strict=True) if why is None]
             for insertion in accepted:
                 if insertion.tracking:
                     self._tracking.advance(connection, insertion.tracking)
-            self._insert(connection, before, [row for i in accepted for row in i.rows])
+            self.insert(connection, before, [row for i in accepted for row in i.rows])
         positions = iter(_positions(before, accepted))
         return [why or next(positions) for why in refusals]
 
@@ -234,17 +234,17 @@ class EventTable(ABC):
         """The head's position before the batch. Raises IntegrityError, with nothing written."""
         with self.engines.write() as connection:
             self._advance_tracking(connection, insertions)
-            before = self._lock_head(connection)
-            self._insert(connection, before, [row for i in insertions for row in i.rows])
+            before = self.lock_head(connection)
+            self.insert(connection, before, [row for i in insertions for row in i.rows])
         return before
 
-    def _lock_head(self, connection: Connection) -> int:
+    def lock_head(self, connection: Connection) -> int:
         before = connection.exec_driver_sql(self._lock_head_sql).scalar()
         if before is None:
             raise _head_missing()
         return int(before)
 
-    def _insert(self, connection: Connection, before: int, rows: Sequence[Row]) -> None:
+    def insert(self, connection: Connection, before: int, rows: Sequence[Row]) -> None:
         """Insert after position `before` and raise the head, whose lock is held."""
         if rows:
             self._insert_rows(connection, before, rows)
@@ -356,15 +356,15 @@ class PostgresEventTable(EventTable):
         tracked = any(insertion.tracking for insertion in insertions)
         if tracked or not 0 < len(rows) < COPY_FROM_ROWS:
             return super()._append_unchecked(insertions)
-        with self.engines.autocommit() as connection:
+        with self.engines.driver() as connection:
             if self._statement not in connection.info:
-                connection.exec_driver_sql(self._prepare_sql)
+                postgres.run(connection, self._prepare_sql)
                 connection.info[self._statement] = True
             values = (len(rows), *self._arrays(rows))
-            before = connection.exec_driver_sql(self._execute_sql, values).scalar()
-        if before is None:
+            head = postgres.run(connection, self._execute_sql, values)
+        if head is None:
             raise _head_missing()
-        return int(before)
+        return int(head[0])
 
     def _arrays(self, rows: Sequence[Row]) -> tuple[str, str, str, str]:
         ids = [row.originator_id for row in rows]

@@ -138,10 +138,15 @@ class MemoryStore:
             }
 
 
+def _standing_still() -> int:
+    return 0
+
+
 class MemoryLog:
     """The log behind `domain.ports.Log`.
 
-    wall: the wall clock in microseconds, for leases only. keep_events: whether what is written can
+    wall: the wall clock in microseconds, for leases only (by default one that stands still, so that
+    no lease runs out). keep_events: whether what is written can
     be read back; without, memory is bounded by the sessions alive, `history` and `read` raise
     RuntimeError, and an erased session is as if it had never been. observe: told of everything
     that was accepted, batch by batch.
@@ -150,7 +155,7 @@ class MemoryLog:
     def __init__(
         self,
         store: MemoryStore,
-        wall: Callable[[], int],
+        wall: Callable[[], int] = _standing_still,
         *,
         keep_events: bool = True,
         observe: Callable[[Sequence[Append]], None] | None = None,
@@ -316,7 +321,7 @@ class MemoryLog:
         if bookmark is not None:
             self._store.bookmarks[bookmark.name] = bookmark.value
 
-    def apply_policy(self, applied: Applied, now: int) -> None:
+    def apply_policy(self, applied: Applied, now: int, bookmark: Bookmark | None = None) -> None:
         with self._store.lock:
             versions = self._store.policies.setdefault(applied.policy, [])
             number = applied.originator_version
@@ -326,6 +331,7 @@ class MemoryLog:
             version = Version(number, applied.effective_at, policy)
             insort(versions, version, key=attrgetter("number"))
             self._record([applied], now)
+            self._save(bookmark)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -501,9 +507,7 @@ class MemoryLog:
             raise ClockHeld("an import holds the clock; sweeps wait until it is done")
 
 
-def _waiting(
-    appends: Sequence[Append], answers: Sequence[Answer]
-) -> Iterable[tuple[int, Append]]:
+def _waiting(appends: Sequence[Append], answers: Sequence[Answer]) -> Iterable[tuple[int, Append]]:
     return ((index, append) for index, append in enumerate(appends) if answers[index] is None)
 
 
@@ -672,6 +676,4 @@ class MemoryVault:
 
 
 def _member(session_id: str, token: str, presence: _Presence) -> Member:
-    return Member(
-        session_id, token, presence.joined_at, presence.last_seen_at, presence.left_at
-    )
+    return Member(session_id, token, presence.joined_at, presence.last_seen_at, presence.left_at)

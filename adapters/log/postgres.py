@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import Any, Literal
 
 import psycopg2
-from sqlalchemy import Connection
+from sqlalchemy import Connection, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 
 ErrorKind = Literal["read_only", "full", "busy", "unreachable", "lost"]
@@ -111,19 +111,31 @@ def copy_in(
     names = ",".join(quoted(column) for column in columns)
     statement = f"COPY {quoted(table)} ({names}) FROM STDIN (FORMAT binary)"
     stream = BytesIO(b"".join([COPY_SIGNATURE, *tuples, COPY_TRAILER]))
-    driver_connection: Any = connection.connection.dbapi_connection
     try:
-        with driver_connection.cursor() as cursor:
+        with connection.connection.dbapi_connection.cursor() as cursor:  # type: ignore[union-attr]
             cursor.copy_expert(statement, stream, size=1 << 18)
     except psycopg2.Error as error:
         raise _as_sqlalchemy_error(connection, statement, error) from error
 
 
+def run(
+    connection: PoolProxiedConnection, statement: str, values: tuple[Any, ...] | None = None
+) -> tuple[Any, ...] | None:
+    """Run a statement on a connection of `Engines.driver()`; its first row, if it answers any."""
+    try:
+        with connection.dbapi_connection.cursor() as cursor:  # type: ignore[union-attr]
+            cursor.execute(statement, values)
+            return cursor.fetchone() if cursor.description else None
+    except psycopg2.Error as error:
+        raise _as_sqlalchemy_error(connection, statement, error) from error
+
+
 def _as_sqlalchemy_error(
-    connection: Connection, statement: str, error: psycopg2.Error
+    connection: Connection | PoolProxiedConnection, statement: str, error: psycopg2.Error
 ) -> BaseException:
     """What SQLAlchemy would have raised, had it run the statement."""
-    lost = bool(connection.connection.dbapi_connection.closed)  # type: ignore[union-attr]
+    proxied = connection.connection if isinstance(connection, Connection) else connection
+    lost = bool(proxied.dbapi_connection and proxied.dbapi_connection.closed)
     if lost:
         connection.invalidate(error)
     return DBAPIError.instance(

@@ -167,9 +167,11 @@ class AggregateRecorder(Recorder, persistence.AggregateRecorder):
     ) -> Sequence[int]:
         if not stored_events and tracking is None:
             return []
-        with library_errors():
-            rows = [self.table.row(event) for event in stored_events]
+        rows = [self.table.row(event) for event in stored_events]
+        try:
             return self._committer.submit(Insertion(rows, tracking)).result()
+        except (StoreError, SQLAlchemyError) as error:
+            raise library_error(error) from error
 
 
 class ApplicationRecorder(AggregateRecorder, persistence.ApplicationRecorder):
@@ -207,12 +209,16 @@ class ApplicationRecorder(AggregateRecorder, persistence.ApplicationRecorder):
             columns.state,
             position,
         ).where(columns.partition == PARTITION)
-        if start is not None:
-            query = query.where(position >= start if inclusive_of_start else position > start)
+        first = 1 if start is None else start if inclusive_of_start else start + 1
+        query = query.where(position >= first)
         if stop is not None:
             query = query.where(position <= stop)
         if topics:
             query = query.where(columns.topic.in_(topics))
+        else:
+            # There are no gaps, so this says no more than the limit does. But PostgreSQL, before it
+            # has statistics on a young table, would read and sort everything behind `first`.
+            query = query.where(position < first + limit)
         query = query.order_by(position).limit(limit)
         rows = self._read(lambda connection: connection.execute(query).all())
         loaded_id = self.table.loaded_id
@@ -400,11 +406,15 @@ class Factory(InfrastructureFactory[TrackingRecorder]):
 
 @contextmanager
 def library_errors() -> Iterator[None]:
-    """Errors leave as the library's, which are named after PEP 249 as SQLAlchemy's are."""
     try:
         yield
-    except StoreError as error:
-        raise OperationalError(str(error)) from error
-    except SQLAlchemyError as error:
-        kind = getattr(persistence, type(error).__name__, PersistenceError)
-        raise kind("the database refused this") from error
+    except (StoreError, SQLAlchemyError) as error:
+        raise library_error(error) from error
+
+
+def library_error(error: StoreError | SQLAlchemyError) -> PersistenceError:
+    """The library's error for one of ours or of SQLAlchemy; the names of both are PEP 249's."""
+    if isinstance(error, StoreError):
+        return OperationalError(str(error))
+    kind: type[PersistenceError] = getattr(persistence, type(error).__name__, PersistenceError)
+    return kind("the database refused this")

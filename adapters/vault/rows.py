@@ -52,12 +52,21 @@ def admit(connection: Connection, appends: Sequence[Append]) -> set[str]:
     )
     leaving = _subjects_of(connection, [a.session_id for a in appends if a.deletes])
     standing = _lock(connection, sorted(wanted), leaving)
-    return {
+    stale = {
         append.session_id
         for append in appends
         for admission in append.changes.admitted
         if standing.get(admission.subject.lookup) != admission.subject.subject
     }
+    entering = [
+        a for append in appends if append.session_id not in stale for a in append.changes.admitted
+    ]
+    # Who came only with a stale author is in no session, so no erasure would ever reach them.
+    unwanted = sorted(inserted - {admission.subject.lookup for admission in entering})
+    bulk.delete_in(connection, subjects, "lookup", unwanted)
+    gone = [wanted[lookup].subject for lookup in unwanted]
+    bulk.delete_in(connection, subject_keys, "subject", gone)
+    return stale
 
 
 def write(connection: Connection, accepted: Sequence[Append]) -> None:

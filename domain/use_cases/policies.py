@@ -1,9 +1,11 @@
 """Policies in use: which versions there are, applying a new one, and what it would change."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from domain.errors import EffectiveTooSoon, PolicyUnknown
+from domain.errors import Conflict, EffectiveTooSoon, PolicyUnknown
 from domain.policy import (
     NOTICE,
     Applied,
@@ -45,7 +47,12 @@ class PolicyBook:
 
 
 def apply(
-    log: Log, policy: RetentionPolicy, now: int, actor: str, effective_from: int | None = None
+    log: Log,
+    policy: RetentionPolicy,
+    now: int,
+    actor: str,
+    effective_from: int | None = None,
+    bookmark: Bookmark | None = None,
 ) -> Version | None:
     """Record `policy` as the newest version of its name; None if it is that already.
 
@@ -73,14 +80,32 @@ def apply(
             to_document(policy),
         ),
         now,
+        bookmark,
     )
     return version
 
 
-def apply_all(log: Log, policies: Iterable[RetentionPolicy], now: int, actor: str) -> list[Version]:
-    """Record those that differ from what stands in the log; what was recorded."""
-    applied = (apply(log, policy, now, actor) for policy in policies)
-    return [version for version in applied if version is not None]
+def apply_configured(
+    log: Log, policies: Iterable[RetentionPolicy], now: int, actor: str
+) -> list[Version]:
+    """Record the policies of the installation (presets, policy file, environment) that changed.
+
+    What was configured last stands in a bookmark: a version that somebody applied by hand since
+    then stays until the configuration itself changes.
+    """
+    applied = []
+    for policy in policies:
+        document = json.dumps(to_document(policy), sort_keys=True).encode()
+        mark = Bookmark(f"configured:{policy.name}", hashlib.sha256(document).digest())
+        if log.bookmark(mark.name) == mark.value:
+            continue
+        try:
+            version = apply(log, policy, now, actor, bookmark=mark)
+        except Conflict:
+            continue  # another instance starts with the same configuration
+        if version is not None:
+            applied.append(version)
+    return applied
 
 
 def rearm(log: Log, name: str, now: int) -> Iterator[int]:

@@ -1,0 +1,280 @@
+"""`lapse serve`, `sweep`, `status` and `db`: running Lapse."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import orjson
+import structlog
+import typer
+
+from adapters.cli.errors import FAILED, USAGE, refusals, say_error
+from adapters.cli.options import Database, Json, load
+from adapters.cli.output import console, count_progress, print_json, print_table
+from adapters.clock import format_instant
+from adapters.log.checks import Finding, check_log, rebuild_sessions
+from adapters.log.migrate import Schema, schema_of, upgrade
+from adapters.log.transcoder import decode_state
+from adapters.scheduler.ticker import Ticker, log_sweep
+from adapters.wiring import Lapse, database_file, make_folder, open_database, open_lapse
+from domain.errors import SettingsInvalid
+from domain.ports import SweepCount
+from domain.use_cases import sweep as use_case
+from projections import active_sessions, usage
+from projections.catalogue import PROJECTIONS
+
+
+def serve(
+    host: Annotated[str, typer.Option("--host", help="For the HTTP API.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    only: Annotated[
+        str | None, typer.Option("--only", help="worker: scheduler and projections.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option("--ready-file", help='Written when ready: {"url": …, "pid": …}.'),
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Run the scheduler and the projections until SIGTERM or Ctrl-C.
+
+    This version has no HTTP API yet, so `url` in the ready file is null.
+    """
+    del host, port  # accepted already, so that unit files need not change later
+    with refusals():
+        if only == "api":
+            say_error("this version has no HTTP API yet; leave --only away, or say --only worker")
+            raise typer.Exit(USAGE)
+        if only not in (None, "worker"):
+            raise SettingsInvalid("--only must be api or worker")
+        with open_lapse(load(db, "info")) as lapse:
+            _serve(lapse, ready_file)
+
+
+def _serve(lapse: Lapse, ready_file: Path | None) -> None:
+    log = structlog.get_logger(component="serve")
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    ticker = Ticker(
+        lapse.log, lapse.policies, lapse.clock, lapse.holder, batch=lapse.settings.sweep_batch
+    )
+    projecting = threading.Thread(
+        target=lapse.projector.run, args=(stop,), name="lapse-projector", daemon=True
+    )
+    ticker.start()
+    projecting.start()
+    if ready_file is not None:
+        _write_ready(ready_file)
+    log.info("serve", operation="start", result="ready", pid=os.getpid())
+    stop.wait()
+    ticker.close()
+    projecting.join()
+    log.info("serve", operation="stop", result="done")
+
+
+def _write_ready(path: Path) -> None:
+    """Complete or not at all: whoever waits for the file reads it the moment it appears."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(orjson.dumps({"url": None, "pid": os.getpid()}))
+        partial.replace(path)
+    except OSError as error:
+        raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
+
+
+def sweep(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is due; write nothing.")
+    ] = False,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Emit everything that is due now. due = done + held + rearmed + failed."""
+    with refusals():
+        settings = load(db, "info")
+        with open_lapse(settings) as lapse:
+            began = time.perf_counter()
+            if dry_run:
+                count = _preview(lapse)
+            else:
+                count = use_case.sweep(
+                    lapse.log,
+                    lapse.policies.known,
+                    lapse.clock(),
+                    lapse.holder,
+                    limit=settings.sweep_batch,
+                )
+                log_sweep(count, time.perf_counter() - began)
+        _show_count(count, dry_run=dry_run, as_json=as_json)
+        if count.failed:
+            raise typer.Exit(FAILED)
+
+
+def _preview(lapse: Lapse) -> SweepCount:
+    """The same decisions as a sweep, page by page, written nowhere."""
+    now, total = lapse.clock(), SweepCount()
+    for found in lapse.log.due(now, lapse.settings.sweep_batch):
+        total += use_case.preview(lapse.policies.known, found, now)
+    return total
+
+
+def _show_count(count: SweepCount, *, dry_run: bool, as_json: bool) -> None:
+    events = {topic.split(".")[1]: number for topic, number in (count.events or {}).items()}
+    if as_json:
+        fields = {**vars(count), "events": dict(sorted(events.items())), "dry_run": dry_run}
+        del fields["more"]
+        print_json(fields)
+        return
+    title = "Due (nothing was written)" if dry_run else "Swept"
+    columns = ("due", "done", "held", "rearmed", "failed")
+    print_table(title, columns, [[getattr(count, column) for column in columns]])
+    if events:
+        print_table("Events", ("event", "number"), sorted(events.items()))
+
+
+def status(db: Database = None, as_json: Json = False) -> None:
+    """Say how things stand: schema, log, sessions per policy, what is due, projections."""
+    with refusals(), open_lapse(load(db)) as lapse:
+        now = lapse.clock()
+        with lapse.engines.read() as connection:
+            per_policy = active_sessions.statistics(
+                connection, lapse.policies.known, decode_state, now
+            )
+            totals = usage.totals(connection)
+        due = lapse.log.next_due()
+        lag = lapse.projector.lag()
+        found: dict[str, Any] = {
+            "now": format_instant(now),
+            "schema": str(schema_of(lapse.engines)),
+            "position": lapse.log.head(),
+            "next_due": format_instant(due),
+            "lateness_seconds": max(0, now - due) / 1e6 if due is not None else 0.0,
+            "policies": {
+                name: {
+                    "total": counted.total,
+                    "active": counted.active,
+                    "inactive": counted.inactive,
+                    "participants": counted.participants,
+                    "participants_per_session": round(counted.participants_per_session, 2),
+                    "last_activity": format_instant(counted.last_activity),
+                }
+                for name, counted in sorted(per_policy.items())
+            },
+            "projections": {
+                name: {
+                    "position": one.position,
+                    "events_behind": one.events_behind,
+                    "seconds_behind": one.seconds_behind,
+                    "state": str(one.state),
+                }
+                for name, one in sorted(lag.items())
+            },
+            "usage": [
+                {"policy": one.policy, "event": one.event, "count": one.count} for one in totals
+            ],
+        }
+        if as_json:
+            print_json(found)
+        else:
+            _show_status(found)
+
+
+def _show_status(found: dict[str, Any]) -> None:
+    head = ("now", "schema", "position", "next_due", "lateness_seconds")
+    print_table("Lapse", head, [[found[name] for name in head]])
+    for title, key in (("Sessions", "policies"), ("Projections", "projections")):
+        rows = found[key]
+        if rows:
+            columns = list(next(iter(rows.values())))
+            print_table(
+                title,
+                ("name", *columns),
+                [[name, *(row[column] for column in columns)] for name, row in rows.items()],
+            )
+
+
+# -- the database -----------------------------------------------------------------------------
+
+
+def db_upgrade(db: Database = None, as_json: Json = False) -> None:
+    """Bring the database to the schema of this version. Safe to run again."""
+    with refusals():
+        settings = load(db)
+        file = database_file(settings)
+        if file is not None:
+            make_folder(file.parent)
+        with open_database(settings) as engines:
+            before = schema_of(engines)
+            if before is Schema.NEWER:
+                raise SettingsInvalid(
+                    "this database was written by a newer version of Lapse: use that version"
+                )
+            upgrade(engines)
+            after = schema_of(engines)
+        if as_json:
+            print_json({"before": str(before), "after": str(after)})
+        else:
+            console.print(f"schema: {before} before, {after} now")
+
+
+def db_check(db: Database = None, as_json: Json = False) -> None:
+    """Read the whole log and compare: positions without a gap, every event readable, the folded
+    state equal to replay. Exit code 1 and every finding if something is wrong."""
+    with refusals(), open_lapse(load(db), create=False) as lapse:
+        with count_progress("checking") as progress:
+            findings = list(check_log(lapse.engines, lapse.log, progress))
+        if as_json:
+            print_json({"ok": not findings, "findings": [vars(finding) for finding in findings]})
+        else:
+            _show_findings(findings)
+        if findings:
+            raise typer.Exit(FAILED)
+
+
+def _show_findings(findings: list[Finding]) -> None:
+    if not findings:
+        console.print("the log is whole, and the folded state is what it says")
+        return
+    print_table(
+        "Findings", ("kind", "where", "what"), [(f.kind, f.where, f.what) for f in findings]
+    )
+
+
+def db_rebuild(
+    what: Annotated[
+        str, typer.Argument(metavar="[WHAT]", help="sessions, or the name of a projection.")
+    ] = "all",
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Make derived data anew from the log: the folded state, then projections beside the copy that
+    is served. Killed in the middle, a projection goes on where it stopped."""
+    names = [projection.name for projection in PROJECTIONS]
+    with refusals():
+        if what not in ("all", "sessions", *names):
+            raise SettingsInvalid(f"WHAT must be all, sessions, {', '.join(names)}")
+        rebuilt: dict[str, int] = {}
+        with open_lapse(load(db)) as lapse:
+            if what in ("all", "sessions"):
+                with count_progress("sessions") as progress:
+                    rebuilt["sessions"] = rebuild_sessions(
+                        lapse.engines, lapse.log, lapse.policies.known, lapse.clock(), progress
+                    )
+            for name in names:
+                if what in ("all", name):
+                    with count_progress(name) as progress:
+                        lapse.projector.rebuild(name, progress)
+                    rebuilt[name] = lapse.log.head()
+        if as_json:
+            print_json({"rebuilt": rebuilt})
+        else:
+            print_table("Rebuilt", ("what", "rows or events"), list(rebuilt.items()))

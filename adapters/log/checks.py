@@ -1,0 +1,225 @@
+"""Checks the log against itself and what was derived from it, and makes the folded state anew.
+
+Both read the log once in order and fold the sessions that begin in each page, so that memory is
+bounded by a page and the length of its sessions' histories, whatever the size of the log.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from adapters.log import bulk
+from adapters.log.engine import Engines
+from adapters.log.event_log import SqlLog, recorded, save_sessions
+from adapters.log.transcoder import decode_state
+from domain.errors import CorruptEvent, CorruptState
+from domain.policy import Versions
+from domain.ports import Recorded
+from domain.session import Created, Session, project
+from domain.timeline import advance
+
+PAGE = 2_000
+
+Progress = Callable[[int, int], None]
+"""(events read, events in all)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong. kind: `gap`, `altered`, `missing`, `extra` or `state`."""
+
+    kind: str
+    where: str
+    what: str
+
+
+def check_log(engines: Engines, log: SqlLog, progress: Progress) -> Iterator[Finding]:
+    """Everything that is wrong, in the order of the log; reads only."""
+    head = log.head()
+    expected = 1
+    for page in _pages(log, head):
+        if isinstance(page, CorruptEvent):
+            yield Finding("altered", f"position {page.position}", page.why)
+            expected = page.position + 1
+            continue
+        for one in page:
+            if one.position != expected:
+                yield Finding("gap", f"position {expected}", f"followed by {one.position}")
+            expected = one.position + 1
+        yield from _wrong_states(engines, _begun(page))
+        progress(page[-1].position, head)
+    if expected <= head:
+        yield Finding("gap", f"position {expected}", f"the log should reach {head}")
+    yield from _extra_sessions(engines)
+
+
+def rebuild_sessions(
+    engines: Engines,
+    log: SqlLog,
+    policies: Mapping[str, Versions],
+    now: int,
+    progress: Progress,
+) -> int:
+    """Fold every session from its events and write its state; the number of live sessions.
+
+    The service may go on meanwhile: each page's sessions are locked while they are folded.
+    """
+    head, live = log.head(), 0
+    for page in _pages(log, head):
+        if isinstance(page, CorruptEvent):
+            raise page
+        ids = _begun(page)
+        with engines.write() as connection:
+            _lock(connection, ids)
+            presence = _last_seen(connection, ids)
+            owners = _owners(connection, ids)
+            rows = []
+            for session in _folded(connection, ids).values():
+                if session is None or session.erased_at is not None:
+                    continue
+                last_seen = max(session.last_seen_at, presence.get(session.id, 0))
+                due_at = advance(session, policies[session.policy], last_seen, now - 1).next_at
+                rows.append((session, due_at, owners.get(session.id)))
+            save_sessions(connection, rows)
+            live += len(rows)
+        progress(page[-1].position, head)
+    with engines.write() as connection:
+        _recount(connection)
+    return live
+
+
+def _pages(log: SqlLog, head: int) -> Iterator[Sequence[Recorded] | CorruptEvent]:
+    """The log page by page; an event that cannot be read takes the place of a page."""
+    position, size = 0, PAGE
+    while position < head:
+        try:
+            page = log.read(position, size, head)
+        except CorruptEvent as error:
+            if size > 1 and error.position > position + 1:
+                size = error.position - position - 1  # first what stands before it
+                continue
+            yield error
+            position, size = error.position, PAGE
+            continue
+        size = PAGE
+        if not page:
+            return
+        yield page
+        position = page[-1].position
+
+
+def _begun(page: Sequence[Recorded]) -> list[str]:
+    """The sessions that begin in this page."""
+    return [one.event.originator_id for one in page if isinstance(one.event, Created)]
+
+
+def _folded(connection: Connection, ids: Sequence[str]) -> dict[str, Session | None]:
+    query = (
+        "SELECT position, session_id, version, topic, effective_at, recorded_at, state "
+        "FROM events WHERE partition = 0 AND session_id IN ({ids})"
+    )
+    histories: dict[str, list[Recorded]] = {id_: [] for id_ in ids}
+    for row in bulk.select_in(connection, query, ids):
+        histories[row[1]].append(recorded(row))
+    folded: dict[str, Session | None] = {}
+    for id_, history in histories.items():
+        history.sort(key=lambda one: one.event.originator_version)
+        folded[id_] = project(None, [one.event for one in history])  # type: ignore[misc]
+    return folded
+
+
+def _wrong_states(engines: Engines, ids: Sequence[str]) -> Iterator[Finding]:
+    """Log and state are read under one snapshot, so that a running service changes neither."""
+    with engines.snapshot() as connection:
+        try:
+            folded = _folded(connection, ids)
+        except CorruptEvent as error:
+            yield Finding("altered", f"position {error.position}", error.why)
+            return
+        except ValueError:
+            yield Finding("altered", "the events of a session", "they do not follow each other")
+            return
+        query = (
+            "SELECT session_id, version, state FROM sessions "
+            "WHERE partition = 0 AND session_id IN ({ids})"
+        )
+        stored = {row[0]: row for row in bulk.select_in(connection, query, ids)}
+    for id_, session in folded.items():
+        row = stored.get(id_)
+        gone = session is None or session.erased_at is not None
+        if row is None:
+            if not gone:
+                yield Finding("missing", f"session {id_}", "it has no folded state")
+            continue
+        if gone:
+            yield Finding("extra", f"session {id_}", "it is erased but has a folded state")
+            continue
+        try:
+            equal = decode_state(row[0], row[1], bytes(row[2])) == session
+        except CorruptState:
+            equal = False
+        if not equal:
+            yield Finding("state", f"session {id_}", "the folded state is not what replay gives")
+
+
+def _extra_sessions(engines: Engines) -> Iterator[Finding]:
+    query = (
+        "SELECT s.session_id FROM sessions s WHERE s.partition = 0 AND NOT EXISTS "
+        "(SELECT 1 FROM events e WHERE e.partition = 0 AND e.session_id = s.session_id) "
+        "ORDER BY s.session_id LIMIT 1000"
+    )
+    with engines.read() as connection:
+        rows = connection.exec_driver_sql(query).fetchall()
+    for row in rows:
+        yield Finding("extra", f"session {row[0]}", "the log knows nothing of it")
+
+
+def _lock(connection: Connection, ids: Sequence[str]) -> None:
+    lock = "" if connection.dialect.name == "sqlite" else " ORDER BY session_id FOR UPDATE"
+    query = f"SELECT session_id FROM sessions WHERE partition = 0 AND session_id IN ({{ids}}){lock}"
+    bulk.select_in(connection, query, ids)
+
+
+def _last_seen(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    query = (
+        "SELECT session_id, max(last_seen_at) FROM presence "
+        "WHERE partition = 0 AND session_id IN ({ids}) GROUP BY session_id"
+    )
+    return {row[0]: row[1] for row in bulk.select_in(connection, query, ids)}
+
+
+def _owners(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    query = (
+        "SELECT session_id, subject FROM subject_index "
+        "WHERE partition = 0 AND role = 'owner' AND session_id IN ({ids})"
+    )
+    return {row[0]: row[1] for row in bulk.select_in(connection, query, ids)}
+
+
+def _recount(connection: Connection) -> None:
+    """Set every counter to what the sessions say.
+
+    The counters are locked first: whoever changes one waits, so none is counted twice.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SELECT scope FROM counters WHERE partition = 0 ORDER BY scope FOR UPDATE"
+        )
+    connection.exec_driver_sql("UPDATE counters SET used = 0 WHERE partition = 0")
+    live = "FROM sessions WHERE partition = 0 AND phase <> 'expired'"
+    for scope, groups in (
+        ("'policy:' || policy", "GROUP BY policy"),
+        (
+            "'owner:' || policy || ':' || owner_subject",
+            "AND owner_subject IS NOT NULL GROUP BY policy, owner_subject",
+        ),
+    ):
+        connection.exec_driver_sql(
+            "INSERT INTO counters (partition, scope, used) "
+            f"SELECT 0, {scope}, count(*) {live} {groups} "
+            "ON CONFLICT (partition, scope) DO UPDATE SET used = excluded.used"
+        )
+    connection.exec_driver_sql(
+        "DELETE FROM counters WHERE partition = 0 AND used = 0 AND substr(scope, 1, 6) = 'owner:'"
+    )

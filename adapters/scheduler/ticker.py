@@ -1,0 +1,166 @@
+"""The scheduler of one process: wakes at the next deadline and sweeps. APScheduler ticks.
+
+Every process of an installation runs one; they need no leader (see domain/use_cases/sweep.py). The
+next deadline is read again every second, so that a sooner one, or a policy that another instance
+applied, is met in time; a deadline within that second gets a timer of its own, to be met at its
+instant. A fallback sweep runs every `sweep` interval of the policies whatever the deadlines say.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import stamina
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from domain.errors import ClockHeld, StoreError
+from domain.policy import MINUTE, SECOND
+from domain.ports import Log, SweepCount
+from domain.use_cases.policies import PolicyBook, rearm
+from domain.use_cases.sweep import BATCH, sweep
+
+_log = structlog.get_logger(component="scheduler")
+
+READ_AGAIN = SECOND
+
+
+class Ticker:
+    """Sweeps in the background until `close`.
+
+    clock: microseconds since the epoch. read_again: how often the earliest deadline is read,
+    microseconds of the machine.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        policies: PolicyBook,
+        clock: Callable[[], int],
+        holder: str,
+        *,
+        batch: int = BATCH,
+        read_again: int = READ_AGAIN,
+    ) -> None:
+        self._read_again = read_again
+        self._log = log
+        self._policies = policies
+        self._clock = clock
+        self._holder = holder
+        self._batch = batch
+        self._last_fallback = clock()
+        self._versions = _version_count(policies)
+        self._closing = False
+        self.swept = SweepCount()
+        # Our schedules live in the log; this only ticks. One store per process, nothing pickled.
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._scheduler.add_job(
+            self.tick,
+            "interval",
+            seconds=self._read_again / SECOND,
+            id="tick",
+            next_run_time=_utc_now(),
+        )
+        self._scheduler.start()
+
+    def close(self) -> None:
+        """End; a sweep that runs finishes its batch."""
+        self._closing = True
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
+
+    def tick(self) -> None:
+        """Look once: sweep what is due, set a timer for what comes within the next second."""
+        try:
+            self._notice_new_policies()
+            now = self._clock()
+            due = self._log.next_due()
+            if (due is not None and due <= now) or self._fallback_is_due(now):
+                self.sweep_now()
+                due = self._log.next_due()
+            self._set_timer(due)
+        except StoreError as error:
+            _log.error("tick", operation="tick", result=type(error).__name__)
+
+    def sweep_now(self) -> SweepCount:
+        """Sweep until nothing is due. A failure is logged and retried at the next tick."""
+        began = time.perf_counter()
+        try:
+            for attempt in stamina.retry_context(on=StoreError, attempts=3, timeout=10.0):
+                with attempt:
+                    count = sweep(
+                        self._log,
+                        self._policies.known,
+                        self._clock(),
+                        self._holder,
+                        limit=self._batch,
+                        keep_on=lambda _: not self._closing,
+                    )
+        except ClockHeld:
+            _log.info("sweep", operation="sweep", result="clock held by an import")
+            return SweepCount()
+        self.swept += count
+        log_sweep(count, time.perf_counter() - began)
+        return count
+
+    def _set_timer(self, due: int | None) -> None:
+        if due is None or self._closing:
+            return
+        wait = due - self._clock()
+        if wait >= self._read_again:
+            return
+        self._scheduler.add_job(
+            self.tick,
+            "date",
+            run_date=_utc_now() + timedelta(microseconds=max(wait, 0)),
+            id="deadline",
+            replace_existing=True,
+        )
+
+    def _fallback_is_due(self, now: int) -> bool:
+        intervals = [versions[-1].policy.sweep for versions in self._policies.known.values()]
+        if now - self._last_fallback < min(intervals, default=15 * MINUTE):
+            return False
+        self._last_fallback = now
+        return True
+
+    def _notice_new_policies(self) -> None:
+        """A version that appeared re-arms the sessions that are open under its policy."""
+        self._policies.refresh()
+        count = _version_count(self._policies)
+        for name in count:
+            if count[name] != self._versions.get(name, count[name]):
+                looked_at = sum(rearm(self._log, name, self._clock()))
+                _log.info(
+                    "rearm", operation="rearm", result="done", policy=name, looked_at=looked_at
+                )
+        self._versions = count
+
+
+def log_sweep(count: SweepCount, seconds: float) -> None:
+    """The reconciled count of one sweep: due = done + held + rearmed + failed."""
+    _log.info(
+        "sweep",
+        operation="sweep",
+        result="failed" if count.failed else "done",
+        duration_ms=round(seconds * 1000, 1),
+        due=count.due,
+        done=count.done,
+        held=count.held,
+        rearmed=count.rearmed,
+        failed=count.failed,
+    )
+
+
+def _version_count(policies: PolicyBook) -> dict[str, int]:
+    return {name: versions[-1].number for name, versions in policies.known.items()}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,141 @@
+"""The only file that puts things together: settings in, a running Lapse out."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.keyring.file_keyring import FileKeyring
+from adapters.keyring.opening import open_keyring
+from adapters.log.engine import Engines, open_engines, parse_url
+from adapters.log.event_log import SqlLog
+from adapters.log.migrate import require_current
+from adapters.presets import PRESETS, preset_text
+from adapters.projector import Projector
+from adapters.settings import Settings, environment
+from adapters.vault.rows import SqlVault
+from domain.errors import PolicyInvalid, Problem, SettingsInvalid
+from domain.policy import RetentionPolicy, parse
+from domain.use_cases.policies import PolicyBook, apply_configured
+from domain.use_cases.sessions import Sessions
+from projections.catalogue import PROJECTIONS
+
+OPERATOR = "operator"
+"""The actor of what somebody does at the command line."""
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """Everything one process works with. clock: microseconds since the epoch."""
+
+    settings: Settings
+    engines: Engines
+    log: SqlLog
+    vault: SqlVault
+    keyring: FileKeyring
+    policies: PolicyBook
+    sessions: Sessions
+    projector: Projector
+    holder: str
+
+    def clock(self) -> int:
+        return self.settings.make_clock()()
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Engines]:
+    """The database alone, whatever its schema: for `lapse db`."""
+    engines = open_engines(
+        settings.database_url, pool_size=settings.pool_size, lock_timeout=settings.lock_timeout
+    )
+    try:
+        yield engines
+    finally:
+        engines.close()
+
+
+@contextmanager
+def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
+    """Open database, keyring and policies. create: an empty database becomes one of Lapse.
+
+    Raises a LapseError that says what is wrong before anything is written.
+    """
+    clock = settings.make_clock()
+    clock()
+    policies = configured_policies(settings)
+    database = database_file(settings)
+    if create and database is not None:
+        make_folder(database.parent)
+    with open_database(settings) as engines:
+        require_current(engines, create=create)
+        keyring = open_keyring(engines, settings.key_folder, database)
+        log = SqlLog(engines, clock)
+        try:
+            apply_configured(log, policies, clock(), OPERATOR)
+            book = PolicyBook(log)
+            book.refresh()
+            vault = SqlVault(engines)
+            yield Lapse(
+                settings=settings,
+                engines=engines,
+                log=log,
+                vault=vault,
+                keyring=keyring,
+                policies=book,
+                sessions=Sessions(log, vault, keyring, book),
+                projector=Projector(engines, log, PROJECTIONS, clock),
+                holder=f"{os.getpid()}-{secrets.token_hex(4)}",
+            )
+        finally:
+            log.close()
+
+
+def configured_policies(settings: Settings) -> Sequence[RetentionPolicy]:
+    """The presets and the policies of LAPSE_POLICY_FILE, environment variables applied.
+
+    Raises PolicyInvalid with every error of every file.
+    """
+    variables = environment()
+    found: dict[str, RetentionPolicy] = {}
+    problems: list[Problem] = []
+    texts = [preset_text(name) for name in PRESETS]
+    if settings.policy_file is not None:
+        texts.append(read_policy_file(settings.policy_file))
+    for text in texts:
+        try:
+            found.update(parse(text, variables))
+        except PolicyInvalid as error:
+            problems += error.problems
+    if problems:
+        raise PolicyInvalid(problems)
+    return list(found.values())
+
+
+def read_policy_file(path: Path) -> str:
+    """The text of a policy file. Raises SettingsInvalid."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsInvalid(f"the policy file cannot be read: {reason}") from None
+
+
+def database_file(settings: Settings) -> Path | None:
+    """The SQLite file behind the database URL, None for a server."""
+    url = parse_url(settings.database_url)
+    if url.get_backend_name() != "sqlite":
+        return None
+    return Path(str(url.database))
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of an embedded database, for its owner alone."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsInvalid(
+            f"the database's folder cannot be made ({error.strerror}): choose another with "
+            "LAPSE_DATABASE_URL or --db"
+        ) from None
