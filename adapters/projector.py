@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import zip_longest
 from threading import Event as ThreadEvent
 from time import perf_counter
 from types import TracebackType
@@ -164,7 +165,7 @@ class Projector:
         self._registered = False
         self._back_offs: dict[tuple[str, int], _BackOff] = {}
         self._woken = ThreadEvent()
-        self._out = structlog.get_logger().bind(component="projector")
+        self._out = structlog.get_logger(component="projector")
 
     # -- following ----------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class Projector:
         copies = [copy for copy in self._serving() if not self._backing_off(copy)]
         positions = sorted({copy.position for copy in copies})
         handled: list[int] = []
-        for position, upto in zip(positions, [*positions[1:], None], strict=True):
+        for position, upto in zip_longest(positions, positions[1:]):
             members = [copy for copy in copies if copy.position == position]
             try:
                 events = self._read(position, batch, upto)
@@ -489,7 +490,9 @@ class Projector:
             log_events.c.partition == PARTITION, log_events.c.position == position
         )
         with self._engines.read() as connection:
-            recorded_at: int = connection.execute(query).scalar_one()
+            recorded_at: int | None = connection.execute(query).scalar_one_or_none()
+        if recorded_at is None:
+            return 0.0  # the log has a hole, which `lapse db check` reports
         return max(0.0, (self._clock() - recorded_at) / SECOND)
 
     def _serving(self) -> list[_Copy]:

@@ -7,15 +7,17 @@ with policies that are complete and free of contradictions. Nothing here does I/
 Policies are versioned in the log: `Applied` is the event, `Version` what it folds into.
 """
 
+import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import combinations
 from typing import Any, ClassVar, TypeVar
 
 from domain.errors import PolicyInvalid, Problem
-from domain.session import Scope
+from domain.session import By, Scope
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -108,8 +110,9 @@ class Limits:
 class Override:
     """An environment variable that replaces one value of the policy.
 
-    sets: path of the value, such as `rules[1].after`. factor: multiplies the number given, for
-    values that follow another (a warning before an expiry).
+    sets: path of the value, such as `rules[1].after`. unit: what the number given counts; COUNT
+    for limits, those in bytes included. factor: multiplies the number given, for values that follow
+    another (a warning before an expiry).
     """
 
     name: str
@@ -135,10 +138,19 @@ class RetentionPolicy:
     environment: tuple[Override, ...] = ()
 
     @property
+    def expires(self) -> bool:
+        """Whether a session can expire at all."""
+        return (
+            any(rule.do is Do.EXPIRE for rule in self.rules)
+            or self.limits.on_exceed is OnExceed.EXPIRE_OLDEST
+        )
+
+    @property
     def sample_every(self) -> int:
-        """Least distance of two `seen` events: a tenth of the idle period (0: no idle rule)."""
-        idle = [rule.after for rule in self.rules if rule.since is Since.LAST_SEEN]
-        return max(idle) // 10 if idle else HOUR
+        """Least distance of two `seen` events: a tenth of the idle period, 1 h without one."""
+        idle = [rule for rule in self.rules if rule.since is Since.LAST_SEEN]
+        ending = [rule for rule in idle if rule.do is Do.EXPIRE] or idle
+        return min(rule.after for rule in ending) // 10 if ending else HOUR
 
 
 @dataclass(frozen=True)
@@ -193,9 +205,12 @@ _UNITS = {
     "d": DAY,
     "w": WEEK,
 }
-_DURATION = re.compile(r"(?:\d{1,9}(?:ms|s|m|h|d|w))+")
-_DURATION_PART = re.compile(r"(\d+)(ms|s|m|h|d|w)")
-_SIZE = re.compile(r"(\d{1,15})(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_DURATION = re.compile(
+    r"(?=[0-9])(?:[0-9]{1,9}w)?(?:[0-9]{1,9}d)?(?:[0-9]{1,9}h)?(?:[0-9]{1,9}m)?(?:[0-9]{1,9}s)?"
+    r"(?:[0-9]{1,9}ms)?"
+)
+_DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w)")
+_SIZE = re.compile(r"([0-9]{1,15})(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 _SIZES = {
     "B": 1,
     "KB": 10**3,
@@ -235,7 +250,7 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    if match is None or not int(match[1]):
         raise ValueError('write a size such as "5KB" or "512MB"')
     return int(match[1]) * _SIZES[match[2]]
 
@@ -261,10 +276,17 @@ def parse(text: str, environment: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def from_documents(
-    document: Mapping[str, Any], environment: Mapping[str, str] | None = None
+    document: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    *,
+    trusted: bool = False,
 ) -> dict[str, RetentionPolicy]:
-    """The same from TOML that is parsed already."""
-    reader = _Reader(environment or {})
+    """The same from TOML that is parsed already.
+
+    trusted: it was accepted before, so contradictions are not looked for. What stands in the log
+    stays readable when a later Lapse finds more of them.
+    """
+    reader = _Reader(environment or {}, trusted=trusted)
     policies = reader.file(document)
     if reader.problems:
         raise PolicyInvalid(reader.problems)
@@ -274,15 +296,19 @@ def from_documents(
 class _Reader:
     """Reads one file and collects what is wrong with it."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, trusted: bool) -> None:
         self.environment = environment
+        self.trusted = trusted
         self.problems: list[Problem] = []
+        self.replaced: list[str] = []  # variables that changed the policy being read
 
     def wrong(self, place: str, what: str) -> None:
-        self.problems.append(Problem(place, what))
+        problem = Problem(place, what)
+        if problem not in self.problems:  # one variable may set two values
+            self.problems.append(problem)
 
     def file(self, document: Mapping[str, Any]) -> dict[str, RetentionPolicy]:
-        for key in document.keys() - {"policy"}:
+        for key in sorted(document.keys() - {"policy"}):
             self.wrong(key, "unknown key; policies stand in tables [policy.NAME]")
         tables = document.get("policy")
         if not isinstance(tables, dict) or not tables:
@@ -297,6 +323,7 @@ class _Reader:
         if not isinstance(table, dict):
             self.wrong(place, "must be a table")
             return RetentionPolicy(name, ())
+        before = len(self.problems)
         table = self.overridden(name, place, table)
         self.unknown(place, table, _POLICY_KEYS)
         policy = RetentionPolicy(
@@ -312,15 +339,17 @@ class _Reader:
             or Shared.REDACT,
             summary=self.summary(f"{place}.summary", table.get("summary", {})),
             progress=self.names(f"{place}.progress", table.get("progress", [])),
-            environment=self.declared(f"{place}.environment", table.get("environment", [])),
+            environment=self.declared(f"{place}.environment", table),
         )
-        self.contradictions(place, policy)
+        # A value that could not be read would look like one that is missing.
+        if len(self.problems) == before and not self.trusted:
+            self.contradictions(place, policy)
         return policy
 
     # -- values
 
     def unknown(self, place: str, table: Mapping[str, Any], known: frozenset[str]) -> None:
-        for key in table.keys() - known:
+        for key in sorted(table.keys() - known):
             self.wrong(f"{place}.{key}", f"unknown key; known: {', '.join(sorted(known))}")
 
     def duration(
@@ -378,15 +407,15 @@ class _Reader:
             self.wrong(f"{place}.rules", "a policy needs at least one rule")
             return ()
         rules = []
+        seen: set[str] = set()
         for index, table in enumerate(value):
             rule = self.rule(f"{place}.rules[{index}]", table)
-            if rule is not None:
-                rules.append(rule)
-        seen: set[str] = set()
-        for rule in rules:
+            if rule is None:
+                continue
+            rules.append(rule)
             if rule.name in seen:
                 self.wrong(
-                    f"{place}.rules",
+                    f"{place}.rules[{index}]",
                     f'two rules are named {rule.name}; give one a `name = "..."` of its own',
                 )
             seen.add(rule.name)
@@ -416,6 +445,9 @@ class _Reader:
         name = table.get("name", _rule_name(do, since, scope))
         if not isinstance(name, str) or not NAME.fullmatch(name):
             self.wrong(f"{place}.name", "a rule's name is 1 to 40 of a-z, 0-9, _ and -")
+            return None
+        if name in list(By):
+            self.wrong(f"{place}.name", f"{name} is what Lapse calls an end by no rule")
             return None
         return Rule(name, since, after, do, scope)
 
@@ -455,15 +487,20 @@ class _Reader:
 
     # -- environment
 
-    def declared(self, place: str, value: object) -> tuple[Override, ...]:
+    def declared(self, place: str, table: Mapping[str, Any]) -> tuple[Override, ...]:
+        value = table.get("environment", [])
         if not isinstance(value, list):
             self.wrong(place, "must be a list of { name, sets, unit }")
             return ()
-        return tuple(
-            override
-            for index, table in enumerate(value)
-            if (override := self.override(f"{place}[{index}]", table)) is not None
-        )
+        overrides = []
+        for index, entry in enumerate(value):
+            override = self.override(f"{place}[{index}]", entry)
+            if override is None:
+                continue
+            overrides.append(override)
+            if not _has_rule(table, override.sets):
+                self.wrong(f"{place}[{index}].sets", "this policy does not have that many rules")
+        return tuple(overrides)
 
     def override(self, place: str, table: object) -> Override | None:
         if not isinstance(table, dict):
@@ -474,12 +511,22 @@ class _Reader:
         name, sets = table.get("name"), table.get("sets")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{0,79}", name):
             self.wrong(f"{place}.name", "must be the name of an environment variable")
-        if not isinstance(sets, str) or not _PATH.fullmatch(sets):
-            self.wrong(f"{place}.sets", "must be the path of a value, such as rules[1].after")
         unit = self.choice(f"{place}.unit", Unit, table.get("unit", "count"))
+        times = isinstance(sets, str) and _TIME.fullmatch(sets) is not None
+        if not times and not (isinstance(sets, str) and _LIMIT.fullmatch(sets)):
+            self.wrong(
+                f"{place}.sets",
+                "must be rules[N].after (the first rule is 0), limits.KEY, presence, sweep, "
+                "recover or audit_retention",
+            )
+        elif unit is not None and times is (unit is Unit.COUNT):
+            right = "s, m, h or d" if times else "count"
+            self.wrong(f"{place}.unit", f"must be {right}, since it sets {sets}")
         factor = table.get("factor", 1.0)
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1e9:
             self.wrong(f"{place}.factor", "must be a number above 0")
+        elif not times and factor != 1:
+            self.wrong(f"{place}.factor", "only times have a factor")
         if len(self.problems) > before or unit is None:
             return None
         return Override(str(name), str(sets), unit, float(factor))
@@ -488,20 +535,22 @@ class _Reader:
         """The table with the values that environment variables replace.
 
         `READING_ROOM_SESSION_TIMEOUT_HOURS` wins over `SESSION_TIMEOUT_HOURS`: the long name is
-        for systems that share a name with another.
+        for systems that share a name with another. A policy that declares only the long name does
+        not listen to the short one.
         """
+        self.replaced = []
         overrides = table.get("environment", [])
         if not isinstance(overrides, list):
             return table
         table = {key: _copied(value) for key, value in table.items()}
+        prefix = name.upper().replace("-", "_") + "_"
         for index, entry in enumerate(overrides):
             problems = len(self.problems)
             override = self.override(f"{place}.environment[{index}]", entry)
             del self.problems[problems:]  # `declared` reports them, once
             if override is None:
                 continue
-            long_name = f"{name.upper().replace('-', '_')}_{override.name}"
-            for variable in (long_name, override.name):
+            for variable in (prefix + override.name, override.name):
                 if variable in self.environment:
                     self.replace(variable, override, table)
                     break
@@ -516,38 +565,26 @@ class _Reader:
         if not 0 < number < 1e9:
             self.wrong(place, f"must be a number above 0 ({_UNIT_WORDS[override.unit]})")
             return
-        value: Any
         if override.unit is Unit.COUNT:
             if number != int(number):
                 self.wrong(place, "must be a whole number")
                 return
-            value = int(number)
+            _set(table, override.sets, int(number))
         else:
-            value = format_duration(
-                round(number * override.factor * _UNITS[override.unit] / MILLISECOND) * MILLISECOND
-            )
-        if not _set_path(table, override.sets, value):
-            self.wrong(place, f"sets {override.sets}, which this policy does not have")
+            millis = round(number * override.factor * _UNITS[override.unit] / MILLISECOND)
+            if not 0 < millis * MILLISECOND <= _LONGEST:
+                self.wrong(place, "must be a time of at least 1 ms and at most 200 years")
+                return
+            _set(table, override.sets, format_duration(millis * MILLISECOND))
+        if variable not in self.replaced:
+            self.replaced.append(variable)
 
     # -- contradictions
 
     def contradictions(self, place: str, policy: RetentionPolicy) -> None:
-        for index, rule in enumerate(policy.rules):
-            for check in _CHECKS:
-                what = check(policy, rule)
-                if what:
-                    self.wrong(f"{place}.rules[{index}]", what)
-                    break
-        if policy.recover:
-            expires = any(rule.do is Do.EXPIRE for rule in policy.rules)
-            erase = _soonest(policy, Since.EXPIRED, Do.ERASE)
-            if not expires:
-                self.wrong(f"{place}.recover", "nothing expires, so nothing can be recovered")
-            elif erase is not None and policy.recover > erase:
-                self.wrong(
-                    f"{place}.recover",
-                    f"is longer than the {format_duration(erase)} until everything is erased",
-                )
+        given = f" (with {', '.join(self.replaced)} as given)" if self.replaced else ""
+        for where, what in _contradictions(policy):
+            self.wrong(f"{place}.{where}", what + given)
 
 
 _POLICY_KEYS = frozenset(
@@ -576,8 +613,9 @@ _UNIT_WORDS = {
     Unit.DAYS: "days",
     Unit.COUNT: "a whole number",
 }
-_PATH = re.compile(r"[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)?")
-_PATH_PARTS = re.compile(r"([a-z_]+)(?:\[(\d+)\])?")
+_TIME = re.compile(r"rules\[[0-9]{1,3}\]\.after|presence|sweep|recover|audit_retention")
+_LIMIT = re.compile(r"limits\.(?:concurrent|per_owner|session_bytes|total_bytes|result_bytes)")
+_RULE_AFTER = re.compile(r"rules\[([0-9]+)\]\.after")
 
 
 def _rule_name(do: Do, since: Since, scope: Scope | None) -> str:
@@ -594,61 +632,95 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _set_path(table: dict[str, Any], path: str, value: Any) -> bool:
-    """Replace the value at `path`; False if the policy has no such place."""
+def _has_rule(table: Mapping[str, Any], sets: str) -> bool:
+    """Whether the rule that an override sets is there; True if it sets something else."""
+    match, rules = _RULE_AFTER.fullmatch(sets), table.get("rules")
+    return match is None or (isinstance(rules, list) and int(match[1]) < len(rules))
+
+
+def _set(table: dict[str, Any], sets: str, value: Any) -> None:
+    """Replace the value at a path; where the policy is no such shape, its reader complains."""
     target: Any = table
-    parts = path.split(".")
-    for depth, part in enumerate(parts):
-        match = _PATH_PARTS.fullmatch(part)
-        if match is None or not isinstance(target, dict):
-            return False
-        key, index = match[1], match[2]
-        last = depth == len(parts) - 1
-        if last and index is None:
-            if key not in target and target is not table and "after" in target:
-                return False
-            target[key] = value
-            return True
-        target = target.get(key)
-        if index is not None:
-            if not isinstance(target, list) or int(index) >= len(target):
-                return False
-            target = target[int(index)]
-    return False
+    if match := _RULE_AFTER.fullmatch(sets):
+        target = table["rules"][int(match[1])] if _has_rule(table, sets) else None
+    elif sets.startswith("limits."):
+        target = table.setdefault("limits", {})
+    if isinstance(target, dict):
+        target[sets.rpartition(".")[2]] = value
 
 
-# -- contradictions: each check answers with what is wrong about one rule, or None -------------
+# -- contradictions ---------------------------------------------------------------------------
 
 
-def _soonest(policy: RetentionPolicy, since: Since, do: Do) -> int | None:
-    found = [
-        rule.after
-        for rule in policy.rules
-        if rule.since is since
-        and rule.do is do
-        and (do is not Do.ERASE or rule.scope is Scope.EVERYTHING)
-    ]
-    return min(found) if found else None
+def _contradictions(policy: RetentionPolicy) -> Iterator[tuple[str, str]]:
+    """(place, what is wrong) wherever the parts of a policy do not fit each other."""
+    unreached = _unreached(policy)
+    for index, rule in enumerate(policy.rules):
+        what = next(filter(None, (check(policy, rule) for check in _CHECKS)), None)
+        if what is None and index in unreached:
+            what = f"can never be reached: {unreached[index]}"
+        if what is not None:
+            yield f"rules[{index}]", what
+    if any(life.forgotten for life in _lives(policy)):
+        yield (
+            "rules",
+            "a session can expire and never be erased: "
+            'add a rule { since = "expired", after = "...", do = "erase" }',
+        )
+    yield from _between_other_values(policy)
+
+
+def _between_other_values(policy: RetentionPolicy) -> Iterator[tuple[str, str]]:
+    if policy.recover:
+        left = _kept_after_expiry(policy)
+        if not policy.expires:
+            yield "recover", "nothing expires, so nothing can be recovered"
+        elif left is not None and policy.recover > left:
+            yield (
+                "recover",
+                f"is longer than the {format_duration(left)} until everything is erased",
+            )
+    idle = [rule for rule in policy.rules if rule.since is Since.LAST_SEEN]
+    if policy.presence is not None and idle:
+        first = min(idle, key=lambda rule: rule.after)
+        if policy.presence >= first.after:
+            yield (
+                "presence",
+                f"people are seen every {format_duration(policy.presence)}, "
+                f"but {first.name} comes {format_duration(first.after)} after that",
+            )
+    limits = policy.limits
+    sizes = ("result_bytes", "session_bytes", "total_bytes")
+    for index, smaller in enumerate(sizes):
+        for larger in sizes[index + 1 :]:
+            if (getattr(limits, smaller) or 0) > (getattr(limits, larger) or math.inf):
+                yield f"limits.{smaller}", f"is more than {larger}"
+
+
+def _kept_after_expiry(policy: RetentionPolicy) -> int | None:
+    """The shortest time between an expiry and the erasure of everything; None: not bounded."""
+    final = [rule for rule in policy.rules if rule.scope is Scope.EVERYTHING]
+    kept = [rule.after for rule in final if rule.since is Since.EXPIRED]
+    for expiry in policy.rules:
+        if expiry.do is Do.EXPIRE:
+            kept += [rule.after - expiry.after for rule in final if rule.since is expiry.since]
+    return min(kept) if kept else None
 
 
 def _only_erase_after_expiry(_: RetentionPolicy, rule: Rule) -> str | None:
     if rule.since is Since.EXPIRED and rule.do is not Do.ERASE:
-        return f"after expired a session can only be erased, not {rule.do}d"
+        return "once a session has expired it can only be erased"
     return None
 
 
 def _expiry_exists(policy: RetentionPolicy, rule: Rule) -> str | None:
-    if rule.since is not Since.EXPIRED:
-        return None
-    if any(other.do is Do.EXPIRE for other in policy.rules):
-        return None
-    if policy.limits.on_exceed is OnExceed.EXPIRE_OLDEST:
-        return None
-    return "can never be reached: no rule expires the session"
+    if rule.since is Since.EXPIRED and not policy.expires:
+        return "can never be reached: no rule expires the session"
+    return None
 
 
 def _summary_exists(policy: RetentionPolicy, rule: Rule) -> str | None:
-    if rule.since is not Since.SUMMARIZED:
+    if rule.since is not Since.SUMMARIZED and rule.scope is not Scope.SUMMARY:
         return None
     if rule.do is Do.SUMMARIZE:
         return "a session is summarized once"
@@ -660,38 +732,14 @@ def _summary_exists(policy: RetentionPolicy, rule: Rule) -> str | None:
 def _warning_warns_of_something(policy: RetentionPolicy, rule: Rule) -> str | None:
     if rule.do is not Do.WARN:
         return None
-    if all(other.do is not Do.EXPIRE for other in policy.rules):
-        return "warns of an expiry, but no rule expires the session"
+    expiries = [
+        other.after for other in policy.rules if other.do is Do.EXPIRE and other.since is rule.since
+    ]
+    if not expiries:
+        return f"warns of an expiry, but no rule expires the session since {rule.since}"
+    if rule.after >= min(expiries):
+        return f"warns when the session has expired: {format_duration(min(expiries))} is the end"
     return None
-
-
-def _not_after_the_end(policy: RetentionPolicy, rule: Rule) -> str | None:
-    """Nothing happens once a rule that counts from the same moment has ended the session."""
-    final = rule.do is Do.ERASE
-    for since in _counts_no_later(rule.since):
-        ends = [_soonest(policy, since, Do.ERASE)]
-        if not final:
-            ends.append(_soonest(policy, since, Do.EXPIRE))
-        for end in ends:
-            if end is None:
-                continue
-            own = end == rule.after and since is rule.since and rule.do in (Do.EXPIRE, Do.ERASE)
-            if own and (rule.do is Do.EXPIRE or rule.scope is Scope.EVERYTHING):
-                continue
-            if rule.after >= end:
-                return (
-                    f"can never be reached: {format_duration(end)} since {since} "
-                    "the session has ended"
-                )
-    return None
-
-
-def _counts_no_later(since: Since) -> tuple[Since, ...]:
-    """Moments that never lie after `since`: all moments of a life come after `created`.
-
-    `last_seen` is not among them: it moves on.
-    """
-    return (since,) if since is Since.CREATED else (since, Since.CREATED)
 
 
 _CHECKS: tuple[Callable[[RetentionPolicy, Rule], str | None], ...] = (
@@ -699,8 +747,138 @@ _CHECKS: tuple[Callable[[RetentionPolicy, Rule], str | None], ...] = (
     _expiry_exists,
     _summary_exists,
     _warning_warns_of_something,
-    _not_after_the_end,
 )
+
+_FULL_TIER = frozenset({Scope.FULL, Scope.CHUNKS, Scope.FILES})
+
+
+class _Life:
+    """One life of a session as its rules alone would lead it, in steps of what is due.
+
+    What an application does (`happens`: complete, fail, store, summarize, end it for a limit) it
+    does at the start, where it leaves most time for what follows. seen: whether somebody is seen
+    all the time until the end, or nobody ever. Nobody extends, recovers or holds: those only move
+    what would come anyway.
+    """
+
+    def __init__(self, policy: RetentionPolicy, happens: Iterable[Since], *, seen: bool) -> None:
+        self.rules = policy.rules
+        self.moments = dict.fromkeys((Since.CREATED, *happens), 0)
+        if not seen or Since.EXPIRED in self.moments:
+            self.moments[Since.LAST_SEEN] = 0
+        self.gone: set[Scope] = set(_FULL_TIER) if Since.SUMMARIZED in self.moments else set()
+        self.summary = Since.SUMMARIZED in self.moments
+        self.compressed = False
+        self.warned_at = -1
+        self.fired: list[int] = []
+        # Rules that something counted for, until another took what they act on.
+        self.ended: dict[int, Rule] = {}
+        while (index := self._next()) is not None:
+            waiting = [other for other in range(len(self.rules)) if self._due(other) is not None]
+            self._fire(index)
+            for other in waiting:
+                if self._due(other) is None:
+                    self.ended.setdefault(other, self.rules[index])
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether this life ends hidden but kept, though the policy erases others for good."""
+        erases = any(rule.scope is Scope.EVERYTHING for rule in self.rules)
+        return erases and Since.EXPIRED in self.moments and Scope.EVERYTHING not in self.gone
+
+    def _next(self) -> int | None:
+        due = {
+            index: at for index in range(len(self.rules)) if (at := self._due(index)) is not None
+        }
+        return min(due, key=lambda index: due[index]) if due else None
+
+    def _due(self, index: int) -> int | None:
+        rule = self.rules[index]
+        if rule.since not in self.moments or Scope.EVERYTHING in self.gone:
+            return None
+        at = self.moments[rule.since] + rule.after
+        live = Since.EXPIRED not in self.moments
+        match rule.do:
+            case Do.ERASE:
+                applies = rule.scope not in self.gone
+                applies = applies and (rule.scope is not Scope.SUMMARY or self.summary)
+            case Do.SUMMARIZE:
+                applies = Scope.FULL not in self.gone
+            case Do.COMPRESS:
+                applies = live and not self.compressed and Scope.FULL not in self.gone
+            case Do.WARN:
+                applies = live and at > self.warned_at and self._warns(rule)
+            case Do.EXPIRE:
+                applies = live
+        return at if applies else None
+
+    def _warns(self, warning: Rule) -> bool:
+        """Whether the expiry it belongs to is not preceded by one that presence cannot move."""
+        expiries = [
+            (rule.since, self.moments[rule.since] + rule.after)
+            for rule in self.rules
+            if rule.do is Do.EXPIRE and rule.since in self.moments
+        ]
+        own = min((at for since, at in expiries if since is warning.since), default=None)
+        others = [at for since, at in expiries if since not in (warning.since, Since.LAST_SEEN)]
+        return own is not None and all(own <= at for at in others)
+
+    def _fire(self, index: int) -> None:
+        rule = self.rules[index]
+        at = self.moments[rule.since] + rule.after
+        self.fired.append(index)
+        match rule.do:
+            case Do.ERASE:
+                self._take(rule.scope or Scope.EVERYTHING, at)
+            case Do.SUMMARIZE:
+                self.summary = Since.EXPIRED not in self.moments
+                self._take(Scope.FULL, at)
+            case Do.COMPRESS:
+                self.compressed = True
+            case Do.WARN:
+                self.warned_at = at
+            case Do.EXPIRE:
+                self.moments[Since.EXPIRED] = at
+                self.moments.setdefault(Since.LAST_SEEN, at)
+
+    def _take(self, scope: Scope, at: int) -> None:
+        self.gone |= _FULL_TIER if scope is Scope.FULL else {scope}
+        if scope is Scope.FULL:
+            self.moments.setdefault(Since.SUMMARIZED, at)
+
+
+def _lives(policy: RetentionPolicy) -> list[_Life]:
+    """Enough lives that a rule which fires in none of them fires in no life at all."""
+    asked = {rule.since for rule in policy.rules}
+    possible = asked & {Since.COMPLETED, Since.FAILED, Since.STORED}
+    if policy.summary:
+        possible.add(Since.SUMMARIZED)
+    if policy.limits.on_exceed is OnExceed.EXPIRE_OLDEST:
+        possible.add(Since.EXPIRED)
+    return [
+        _Life(policy, happens, seen=seen)
+        for count in range(len(possible) + 1)
+        for happens in combinations(sorted(possible), count)
+        if not {Since.COMPLETED, Since.FAILED} <= set(happens)
+        for seen in (False, True)
+    ]
+
+
+def _unreached(policy: RetentionPolicy) -> dict[int, str]:
+    """Rules that fire in no life, by index, and why."""
+    lives = _lives(policy)
+    fired = {index for life in lives for index in life.fired}
+    reasons = {}
+    for index in range(len(policy.rules)):
+        if index in fired:
+            continue
+        first = next((life.ended[index] for life in lives if index in life.ended), None)
+        reasons[index] = (
+            "what it counts from cannot happen any more when it could act"
+            if first is None
+            else f"{first.name}, {format_duration(first.after)} since {first.since}, comes first"
+        )
+    return reasons
 
 
 # -- canonical form ---------------------------------------------------------------------------
@@ -749,5 +927,5 @@ def _rule_document(rule: Rule) -> dict[str, str]:
 
 
 def from_document(name: str, document: Mapping[str, Any]) -> RetentionPolicy:
-    """The inverse of `to_document`. Raises PolicyInvalid."""
-    return from_documents({"policy": {name: dict(document)}})[name]
+    """The inverse of `to_document`, for what was accepted before. Raises PolicyInvalid."""
+    return from_documents({"policy": {name: dict(document)}}, trusted=True)[name]

@@ -307,6 +307,10 @@ class Log(Protocol):
         """The value of a bookmark, None if there is none."""
         ...
 
+    def forget_commands(self, now: int) -> int:
+        """Drop command ids whose time is over; how many."""
+        ...
+
     def lease_clock(self, holder: str, until: int) -> None:
         """Hold the clock until the wall-clock time `until`. Raises ClockHeld if another does."""
         ...

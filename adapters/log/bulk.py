@@ -83,7 +83,7 @@ def select_in(connection: Connection, sql: str, ids: Sequence[Any]) -> list[Any]
         return []
     if not _is_sqlite(connection):
         query = sql.replace("IN ({ids})", "= ANY(%s)")
-        return list(connection.exec_driver_sql(query, (list(ids),)))
+        return list(connection.exec_driver_sql(query, (_literal(tuple(ids)),)))
     rows: list[Any] = []
     for start in range(0, len(ids), _IN_CHUNK):
         chunk = tuple(ids[start : start + _IN_CHUNK])
@@ -99,7 +99,7 @@ def delete_in(connection: Connection, table: Table, key: str, ids: Sequence[Any]
     sql = f"DELETE FROM {table.name} WHERE partition = 0 AND {key} IN ({{ids}})"
     if not _is_sqlite(connection):
         query = sql.replace("IN ({ids})", "= ANY(%s)")
-        return connection.exec_driver_sql(query, (list(ids),)).rowcount
+        return connection.exec_driver_sql(query, (_literal(tuple(ids)),)).rowcount
     deleted = 0
     for start in range(0, len(ids), _IN_CHUNK):
         chunk = tuple(ids[start : start + _IN_CHUNK])

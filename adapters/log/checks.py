@@ -17,7 +17,7 @@ from domain.errors import CorruptEvent, CorruptState
 from domain.policy import Versions
 from domain.ports import Recorded
 from domain.session import Created, Session, project
-from domain.timeline import advance
+from domain.timeline import next_due
 
 PAGE = 2_000
 
@@ -79,8 +79,8 @@ def rebuild_sessions(
                 if session is None or session.erased_at is not None:
                     continue
                 last_seen = max(session.last_seen_at, presence.get(session.id, 0))
-                due_at = advance(session, policies[session.policy], last_seen, now - 1).next_at
-                rows.append((session, due_at, owners.get(session.id)))
+                due = next_due(session, policies[session.policy], last_seen, now)
+                rows.append((session, due.at if due else None, owners.get(session.id)))
             save_sessions(connection, rows)
             live += len(rows)
         progress(page[-1].position, head)

@@ -5,6 +5,7 @@ fsync then serves every author of the batch, which is why eight threads append a
 as they would with unordered single inserts (figures: docs/decisions).
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Condition, Lock, Thread
@@ -12,6 +13,8 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from adapters.log.engine import StoreBusy, StoreClosed
+
+_log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 5.0
 """After this long without work the thread ends; the next unit starts another."""
@@ -30,11 +33,12 @@ class Pending(Generic[Answer]):
     quarter of the throughput at 8 threads and a third at 64 (measured on two cores).
     """
 
-    __slots__ = ("_answer", "_error", "_on_done", "_undone")
+    __slots__ = ("_answer", "_error", "_is_done", "_on_done", "_undone")
 
     def __init__(self, on_done: Callable[["Pending[Answer]"], None] | None = None) -> None:
         self._undone = Lock()
         self._undone.acquire()
+        self._is_done = False
         self._on_done = on_done
         self._answer: Answer
         self._error: BaseException | None = None
@@ -52,7 +56,7 @@ class Pending(Generic[Answer]):
         return self._answer
 
     def done(self) -> bool:
-        return not self._undone.locked()
+        return self._is_done
 
     def exception(self) -> BaseException | None:
         """The error of a unit that is done, None when it was committed."""
@@ -67,9 +71,13 @@ class Pending(Generic[Answer]):
         self._finish()
 
     def _finish(self) -> None:
+        self._is_done = True
         self._undone.release()
         if self._on_done is not None:
-            self._on_done(self)
+            try:
+                self._on_done(self)
+            except Exception:  # noqa: BLE001 - say, a closed event loop; others wait behind it
+                _log.exception("an author's callback failed")
 
 
 class Committer(Generic[Unit, Answer]):
@@ -126,8 +134,8 @@ class Committer(Generic[Unit, Answer]):
     ) -> Pending[Answer]:
         """Hand over one unit.
 
-        on_done: called from the committer's thread once the unit is answered. It must be quick and
-            must not raise; `loop.call_soon_threadsafe` bridges to asyncio.
+        on_done: called from the committer's thread once the unit is answered, so it must be quick;
+            `loop.call_soon_threadsafe` bridges to asyncio.
         Raises StoreBusy when the queue stayed full for `patience` seconds, StoreClosed after
         `close`.
         """
@@ -203,7 +211,11 @@ class Committer(Generic[Unit, Answer]):
         Else two groups of authors would take turns, each waiting for the commit of the other, in
         batches of half the size. Costs at most a fraction of the commit before.
         """
-        while len(self._queue) < self._gather_units and not self._closed:
+        while (
+            len(self._queue) < self._gather_units
+            and self._queued_weight < self._batch_weight
+            and not self._closed
+        ):
             left = self._gather_until - monotonic()
             if left <= 0:
                 return

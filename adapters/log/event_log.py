@@ -145,6 +145,7 @@ class SqlLog:
     def __init__(self, engines: Engines, wall: Callable[[], int]) -> None:
         self._engines = engines
         self._wall = wall
+        self._versions: dict[tuple[str, int], Version] = {}
         self.wakeups = Wakeups(engines, "lapse_log")
         self._committer: Committer[tuple[Append, int], Appended] = Committer(
             self._write_units,
@@ -463,9 +464,14 @@ class SqlLog:
                 "WHERE partition = 0 ORDER BY name, version"
             ).fetchall()
         known: dict[str, list[Version]] = {}
-        for name, version, effective_from, document in rows:
-            policy = from_document(name, orjson.loads(bytes(document)))
-            known.setdefault(name, []).append(Version(version, effective_from, policy))
+        for name, number, effective_from, document in rows:
+            # A version never changes: it is parsed once, though this is read every second.
+            version = self._versions.get((name, number))
+            if version is None:
+                policy = from_document(name, orjson.loads(bytes(document)))
+                version = Version(number, effective_from, policy)
+                self._versions[name, number] = version
+            known.setdefault(name, []).append(version)
         return known
 
     def due(self, now: int, page: int) -> Iterator[Sequence[Found]]:
@@ -621,6 +627,13 @@ class SqlLog:
             setting = f"{{column}} = {least}(coalesce(sessions.due_at, {NEVER}), {{value}})"
             bulk.update(connection, sessions, ("session_id",), ("due_at",), earlier, setting)
             _save_bookmark(connection, bookmark)
+
+    def forget_commands(self, now: int) -> int:
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        with self._engines.write() as connection:
+            return connection.exec_driver_sql(
+                f"DELETE FROM commands WHERE partition = 0 AND expires_at <= {mark}", (now,)
+            ).rowcount
 
     # -- the clock lease ----------------------------------------------------------------------
 

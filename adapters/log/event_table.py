@@ -274,6 +274,10 @@ class SQLiteEventTable(EventTable):
         super().__init__(engines, name, sequence, originator_id_type, metadata, tracking)
         self._lock_head_sql = f"SELECT position {self._from_head}"
         self._raise_head_sql = f'UPDATE "{self.heads.name}" SET position = ? {self._head}'
+        self._advance_head_sql = (
+            f'UPDATE "{self.heads.name}" SET position = position + ? {self._head} '
+            "RETURNING position"
+        )
         self._insert_sql = (
             f'INSERT INTO "{self.events.name}" (partition, position, originator_id, '
             f"originator_version, topic, state) VALUES ({PARTITION}, ?, ?, ?, ?, ?)"
@@ -282,6 +286,20 @@ class SQLiteEventTable(EventTable):
             f'SELECT 1 FROM "{self.events.name}" WHERE partition = {PARTITION} '
             "AND originator_id = ? AND originator_version = ?"
         )
+
+    def _append_unchecked(self, insertions: Sequence[Insertion]) -> int:
+        rows = [row for insertion in insertions for row in insertion.rows]
+        if any(insertion.tracking for insertion in insertions):
+            return super()._append_unchecked(insertions)
+        with self.engines.driver() as connection:
+            cursor = connection.cursor()
+            cursor.execute(self._advance_head_sql, (len(rows),))
+            head = cursor.fetchall()
+            if not head:
+                raise _head_missing()
+            before = int(head[0][0]) - len(rows)
+            cursor.executemany(self._insert_sql, _numbered(rows, before))
+        return before
 
     def stored_id(self, originator_id: UUID | str) -> bytes | str:
         if self.holds_uuids:
@@ -295,8 +313,7 @@ class SQLiteEventTable(EventTable):
         return LargeBinary() if self.holds_uuids else Text()
 
     def _insert_rows(self, connection: Connection, before: int, rows: Sequence[Row]) -> None:
-        numbered = [(position, *row) for position, row in enumerate(rows, before + 1)]
-        connection.exec_driver_sql(self._insert_sql, numbered)
+        connection.exec_driver_sql(self._insert_sql, _numbered(rows, before))
 
     def _taken(self, connection: Connection, rows: Sequence[Row]) -> set[tuple[Any, int]]:
         pairs = {(row.originator_id, row.originator_version) for row in rows}
@@ -450,6 +467,10 @@ def stale_tracking() -> IntegrityError:
 
 def _head_missing() -> OperationalError:
     return OperationalError("the head row is missing: run once with CREATE_TABLE=yes")
+
+
+def _numbered(rows: Sequence[Row], before: int) -> list[tuple[Any, ...]]:
+    return [(position, *row) for position, row in enumerate(rows, before + 1)]
 
 
 def _positions(before: int, insertions: Sequence[Insertion]) -> list[list[int]]:

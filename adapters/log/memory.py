@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush, nsmallest
 from operator import attrgetter
 from threading import RLock
 
-from adapters.log.event_log import back_off
+from adapters.log.event_log import COMMAND_TTL, back_off
 from domain.errors import ClockHeld, Conflict, LimitReached, SessionExists
 from domain.policy import Applied, Version, Versions, from_document
 from domain.ports import (
@@ -106,7 +106,7 @@ class MemoryStore:
         self.deadlines: list[tuple[int, str]] = []
         self.owned: dict[str, dict[str, None]] = {}
         self.counters: dict[str, int] = {}
-        self.commands: dict[bytes, Appended] = {}
+        self.commands: dict[bytes, tuple[Appended, int]] = {}  # and when it is forgotten
         self.policies: dict[str, list[Version]] = {}
         self.bookmarks: dict[str, bytes] = {}
         self.lease: tuple[str, int] | None = None
@@ -213,7 +213,7 @@ class MemoryLog:
                 answers[index] = Conflict(append.session_id)  # twice in one batch: ask again
                 continue
             first.add(append.command)
-            known = self._store.commands.get(append.command)
+            known, _ = self._store.commands.get(append.command, (None, 0))
             if known is not None:
                 answers[index] = known._replace(repeated=True)
 
@@ -268,7 +268,7 @@ class MemoryLog:
             self._fold(append)
             if append.command is not None:
                 answer = Appended(append.session_id, append.after.version)
-                self._store.commands[append.command] = answer
+                self._store.commands[append.command] = (answer, self._wall() + COMMAND_TTL)
             if append.changes is not NO_CHANGES:
                 _admit(self._store, append)
                 _move(self._store, append)
@@ -486,6 +486,14 @@ class MemoryLog:
                     row.due_at = min(NEVER if row.due_at is None else row.due_at, rearm.due_at)
                     self._queue(row)
             self._save(bookmark)
+
+    def forget_commands(self, now: int) -> int:
+        with self._store.lock:
+            commands = self._store.commands
+            over = [name for name, (_, until) in commands.items() if until <= now]
+            for name in over:
+                del commands[name]
+            return len(over)
 
     # -- the clock lease ----------------------------------------------------------------------
 

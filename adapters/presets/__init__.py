@@ -1,8 +1,10 @@
-"""The policies that ship with Lapse, one TOML file each."""
+"""The policies that come with Lapse, one TOML file each; docs/reference/policies.md lists them."""
 
 from importlib.resources import files
 
-PRESETS = (
+from domain.errors import PolicyUnknown
+
+PRESETS: tuple[str, ...] = (
     "biometric-coach",
     "reading-room",
     "video-analysis",
@@ -10,8 +12,11 @@ PRESETS = (
     "browser-session",
     "web-visit",
 )
+"""Their names: the file is NAME.toml, the policy in it [policy.NAME]."""
 
 
 def preset_text(name: str) -> str:
-    """The TOML text of a preset."""
-    return (files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+    """The TOML of a preset, for `domain.policy.parse`. Raises PolicyUnknown."""
+    if name not in PRESETS:
+        raise PolicyUnknown(name, PRESETS)
+    return files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")

@@ -128,6 +128,7 @@ class Ticker:
         if now - self._last_fallback < min(intervals, default=15 * MINUTE):
             return False
         self._last_fallback = now
+        self._log.forget_commands(now)
         return True
 
     def _notice_new_policies(self) -> None:

@@ -6,7 +6,7 @@ nothing else sets `Append.deletes`, and the vault deletes nothing without it.
 
 from domain.errors import NotAllowed
 from domain.ports import NO_CHANGES, Append, Changes, Found
-from domain.session import Erased, Event, Scope, Session
+from domain.session import Erased, Event, Scope, Session, evolve
 from domain.timeline import Outcome
 
 
@@ -27,15 +27,19 @@ def appended(
     )
 
 
-def deletes(session: Session, events: tuple[Event, ...]) -> bool:
-    """Whether these events take the session's rows with them.
+def deletes(session: Session | None, events: tuple[Event, ...]) -> bool:
+    """Whether these events, which follow `session` (None: begin it), take its rows with them.
 
-    Raises NotAllowed if a hold stands: the timeline suspends what is held, so an erasure that
+    Raises NotAllowed if a hold stands then: the timeline suspends what is held, so an erasure that
     arrives here under a hold is an error of the caller and must not happen.
     """
+    if not any(isinstance(event, Erased) for event in events):
+        return False
     for event in events:
-        if isinstance(event, Erased) and event.scope is Scope.EVERYTHING:
+        if isinstance(event, Erased) and session is not None:
             if session.held_until(event.effective_at) != event.effective_at:
                 raise NotAllowed(session.id, "erase", "a hold stands")
-            return True
+            if event.scope is Scope.EVERYTHING:
+                return True
+        session = evolve(session, event)
     return False

@@ -146,7 +146,7 @@ class _Open:
             changes,
             self.limits,
             owner=self.owner,
-            deletes=deletes(self.session, tuple(self.events)),
+            deletes=deletes(self.before, tuple(self.events)),
         )
 
 

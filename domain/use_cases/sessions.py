@@ -47,7 +47,7 @@ from domain.session import (
 from domain.timeline import Forecast, Outcome, advance, forecast
 from domain.use_cases.erase import deletes
 from domain.use_cases.policies import PolicyBook
-from domain.use_cases.sweep import sweep
+from domain.use_cases.sweep import sweep_once
 
 ATTEMPTS = 20
 """How often a command decides again before it gives up with Conflict."""
@@ -85,15 +85,15 @@ class Sessions:
             if key is None
             else self._keyring.lookup("session", f"{actor}\0{key}")[:16].hex()
         )
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             if key is not None and (known := self._created_before(session_id, policy)):
                 return known
             append = self._creation(session_id, version.policy, version.number, now, actor, owner)
             try:
                 return self._write_creation(append, version.policy, now, actor)
             except LimitReached:
-                # Whoever is due already does not count: sweep, then ask once more.
-                if attempt or not sweep(self._log, self._policies.known, now, actor).done:
+                # Whoever is due already does not count: sweep some, then ask again.
+                if not sweep_once(self._log, self._policies.known, now, actor).done:
                     raise
             except (Conflict, SessionExists):
                 continue
@@ -124,20 +124,13 @@ class Sessions:
             admitted = (self._admission(subject, session_id, token, owner, "owner", None),)
         events = create(None, session_id, policy.name, number, now, actor, token)
         session = evolve(None, events[0])
-        limits = []
-        if policy.limits.concurrent is not None:
-            scope = policy_scope(policy.name)
-            limits.append(Limit(scope, policy.limits.concurrent, "concurrent"))
-        if policy.limits.per_owner is not None and subject is not None:
-            scope = owner_scope(policy.name, subject.subject)
-            limits.append(Limit(scope, policy.limits.per_owner, "owner"))
         return Append(
             before=None,
             after=session,
             events=events,
             due_at=advance(session, self._policies.versions(policy.name), now, now).next_at,
             changes=Changes(admitted=admitted) if admitted else NO_CHANGES,
-            limits=tuple(limits),
+            limits=_limits(policy, subject.subject if subject else None),
             owner=subject.subject if subject else None,
         )
 
@@ -267,14 +260,15 @@ class Sessions:
                 events += wanted
             except LapseError as error:
                 refusal = error  # what is due is recorded all the same
+            append = self._append(found, session, events, now, changes)
             try:
-                if events or changes is not NO_CHANGES:
-                    self._log.submit(self._append(found, session, events, now, changes), now)
+                if append.events or changes is not NO_CHANGES:
+                    self._log.submit(append, now)
             except Conflict:
                 continue
             if refusal is not None:
                 raise refusal
-            return session
+            return append.after
         raise Conflict(session_id)
 
     def _append(
@@ -285,33 +279,30 @@ class Sessions:
         now: int,
         changes: Changes = NO_CHANGES,
     ) -> Append:
+        """What a command wants written, with all that is due at once because of it."""
+        versions = self._policies.versions(session.policy)
+        outcome = advance(session, versions, found.last_seen, now)
+        events += outcome.events
+        due_at = outcome.next_at
+        if due_at is not None and found.due_at is not None and now < found.due_at < due_at:
+            due_at = found.due_at  # early is right enough: presence moves no due row
         return Append(
             before=found.session,
-            after=session,
+            after=outcome.session,
             events=events,
-            due_at=self._deadline(found, session, now),
+            due_at=due_at,
             changes=changes,
-            limits=self._rechecked(found.session, session),
+            limits=self._rechecked(found, outcome.session, now),
             owner=found.owner,
             deletes=deletes(found.session, events),
         )
 
-    def _deadline(self, found: Found, session: Session, now: int) -> int | None:
-        """The stored deadline stays where it is early enough: presence moves no due row."""
-        versions = self._policies.versions(session.policy)
-        true = advance(session, versions, found.last_seen, now).next_at
-        if true is None or found.due_at is None or found.due_at <= now:
-            return true
-        return min(true, found.due_at)
-
-    def _rechecked(self, before: Session, after: Session) -> tuple[Limit, ...]:
+    def _rechecked(self, found: Found, after: Session, now: int) -> tuple[Limit, ...]:
         """A recovered session takes a slot again."""
-        if before.live or not after.live:
+        if found.session.live or not after.live:
             return ()
-        limits = self._policies.versions(after.policy)[-1].policy.limits
-        if limits.concurrent is None:
-            return ()
-        return (Limit(policy_scope(after.policy), limits.concurrent, "concurrent"),)
+        policy = in_force(self._policies.versions(after.policy), now).policy
+        return _limits(policy, found.owner)
 
     def _find(self, session_id: str) -> Found:
         found = self._log.find([session_id]).get(session_id)
@@ -352,3 +343,13 @@ class Sessions:
     ) -> Admission:
         sealed, wrapped = self._keyring.seal_identity(subject, session_id, token, who)
         return Admission(token, role, subject, sealed, wrapped, joined_at)
+
+
+def _limits(policy: RetentionPolicy, owner: str | None) -> tuple[Limit, ...]:
+    """What a session that begins to live counts against. owner: the owner's subject."""
+    limits = []
+    if policy.limits.concurrent is not None:
+        limits.append(Limit(policy_scope(policy.name), policy.limits.concurrent, "concurrent"))
+    if policy.limits.per_owner is not None and owner is not None:
+        limits.append(Limit(owner_scope(policy.name, owner), policy.limits.per_owner, "owner"))
+    return tuple(limits)

@@ -65,13 +65,18 @@ class SqlStore(Store):
                 connection.exec_driver_sql(f"DELETE FROM {table}")
             connection.exec_driver_sql("INSERT INTO heads VALUES (0, 0)")
 
-    def wait_for_a_blocked_statement(self) -> None:
+    def wait_for_a_blocked_statement(self, unless: Callable[[], bool]) -> None:
         """Until some connection to this database waits for a lock of another (PostgreSQL)."""
         waiting = (
             "SELECT count(*) FROM pg_stat_activity "
             "WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        wait_until(lambda: self.execute(waiting)[0][0] > 0, 30, "a statement to be blocked")
+        with self.engines.autocommit() as connection:
+            wait_until(
+                lambda: connection.exec_driver_sql(waiting).scalar_one() > 0 or unless(),
+                30,
+                "a statement to be blocked",
+            )
 
 
 def create_tables(engines: Engines) -> None:

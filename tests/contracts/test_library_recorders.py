@@ -520,10 +520,15 @@ def test_a_subscription_survives_the_loss_of_every_session(
             recorder.insert_events([event()])
             assert next(subscription).id == 1
             for position in (2, 3):
+                with factory.engines.read(), factory.engines.read(), factory.engines.read():
+                    pass  # so that several idle connections are lost, not one
                 end_sessions(url)
                 recorder.insert_events([event()])
                 assert next(subscription).id == position
-        assert positions_of(recorder) == [1, 2, 3]
+            end_sessions(url)
+            recorder.insert_events([event() for _ in range(200)])
+            assert next(subscription).id == 4
+        assert len(positions_of(recorder)) == 203
     postgres_server.drop_database(url)
 
 

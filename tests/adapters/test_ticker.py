@@ -1,0 +1,123 @@
+"""The scheduler of a process: it sweeps at the deadline, meets new policies, survives failures."""
+
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+
+from adapters.keyring.plain import PlainKeyring
+from adapters.log.engine import StoreUnavailable
+from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
+from adapters.scheduler.ticker import Ticker
+from domain.policy import HOUR, MILLISECOND, MINUTE, Applied, parse, stream_of, to_document
+from domain.ports import SweepCount
+from domain.use_cases import policies as use_case
+from domain.use_cases.policies import PolicyBook
+from domain.use_cases.sessions import Sessions
+
+TEN = 10 * HOUR
+ROOM = """
+[policy.room]
+sweep = "15m"
+rules = [{ since = "last_seen", after = "IDLE", do = "expire" }]
+"""
+
+
+class Town:
+    """A log in memory with one policy, a clock that is set by hand, and a ticker."""
+
+    def __init__(self) -> None:
+        self.now = TEN
+        self.log = MemoryLog(MemoryStore(), lambda: self.now)
+        policy = parse(ROOM.replace("IDLE", "1h"))["room"]
+        applied = Applied(stream_of("room"), 1, 0, "room", "operator", to_document(policy))
+        self.log.apply_policy(applied, 0)
+        self.policies = PolicyBook(self.log)
+        self.policies.refresh()
+        vault = MemoryVault(self.log._store)
+        self.sessions = Sessions(self.log, vault, PlainKeyring(), self.policies)
+        self.ticker = Ticker(
+            self.log, self.policies, lambda: self.now, "me", read_again=10 * MILLISECOND
+        )
+
+    def expired(self, session_id: str) -> bool:
+        return self.log.history(session_id)[-1].event.TOPIC == "session.expired.v1"
+
+
+@pytest.fixture
+def town() -> Iterator[Town]:
+    made = Town()
+    yield made
+    made.ticker.close()
+
+
+def test_a_tick_before_the_deadline_does_nothing_and_at_it_sweeps(town: Town) -> None:
+    """Due is due at the instant, neither before nor after."""
+    session = town.sessions.create("room", TEN, "producer")
+    town.now = TEN + HOUR - 1
+    town.ticker.tick()
+    assert not town.expired(session.id)
+    town.now = TEN + HOUR
+    town.ticker.tick()
+    assert town.expired(session.id)
+    assert town.ticker.swept.done == 1
+
+
+def test_a_running_ticker_sweeps_by_itself(town: Town) -> None:
+    """Nobody calls anything; the background does it."""
+    session = town.sessions.create("room", TEN, "producer")
+    happened = Event()
+    swept = town.ticker.sweep_now
+
+    def tell() -> SweepCount:
+        count = swept()
+        if count.done:
+            happened.set()
+        return count
+
+    town.ticker.sweep_now = tell  # type: ignore[method-assign]
+    town.ticker.start()
+    town.now = TEN + HOUR
+    assert happened.wait(30)
+    assert town.expired(session.id)
+
+
+def test_a_version_that_another_instance_applied_is_met(town: Town) -> None:
+    """The ticker reads policies again and re-arms the sessions that are open under them."""
+    session = town.sessions.create("room", TEN, "producer")
+    version = use_case.apply(town.log, parse(ROOM.replace("IDLE", "5m"))["room"], TEN, "operator")
+    assert version is not None
+    town.now = TEN + MINUTE
+    town.ticker.tick()
+    assert town.log.next_due() == TEN + 5 * MINUTE
+    town.now = TEN + 5 * MINUTE
+    town.ticker.tick()
+    assert town.expired(session.id)
+
+
+def test_a_store_that_fails_is_tried_again(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed tick is logged, nothing is lost, the next one does the work."""
+    session = town.sessions.create("room", TEN, "producer")
+    town.now = TEN + HOUR
+
+    def broken() -> int:
+        raise StoreUnavailable("the database cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(town.log, "next_due", broken)
+        town.ticker.tick()
+    assert not town.expired(session.id)
+    town.ticker.tick()
+    assert town.expired(session.id)
+
+
+def test_while_an_import_holds_the_clock_sweeps_wait(town: Town) -> None:
+    """Event time and wall time never sweep at once."""
+    session = town.sessions.create("room", TEN, "producer")
+    town.now = TEN + HOUR
+    town.log.lease_clock("import", town.now + MINUTE)
+    town.ticker.tick()
+    assert not town.expired(session.id)
+    town.log.release_clock("import")
+    town.ticker.tick()
+    assert town.expired(session.id)
