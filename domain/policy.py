@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from itertools import combinations
 from typing import Any, ClassVar, TypeVar
 
@@ -145,7 +146,7 @@ class RetentionPolicy:
             or self.limits.on_exceed is OnExceed.EXPIRE_OLDEST
         )
 
-    @property
+    @cached_property
     def sample_every(self) -> int:
         """Least distance of two `seen` events: a tenth of the idle period, 1 h without one."""
         idle = [rule for rule in self.rules if rule.since is Since.LAST_SEEN]

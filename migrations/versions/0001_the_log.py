@@ -180,8 +180,8 @@ def upgrade() -> None:
         "audit",
         sa.Column("partition", sa.SmallInteger(), autoincrement=False, nullable=False),
         sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("session_id", NAME, nullable=False),
+        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("event", NAME, nullable=False),
         sa.Column("effective_at", sa.BigInteger(), nullable=False),
         sa.Column("recorded_at", sa.BigInteger(), nullable=False),
@@ -191,8 +191,7 @@ def upgrade() -> None:
         sa.Column("actor", NAME, nullable=False),
         sa.Column("token", NAME, nullable=True),
         sa.Column("detail", NAME, nullable=True),
-        sa.PrimaryKeyConstraint("partition", "generation", "position"),
-        sqlite_with_rowid=False,
+        sa.PrimaryKeyConstraint("partition", "generation", "session_id", "position"),
     )
     op.create_index(
         "audit_by_event",
@@ -204,12 +203,6 @@ def upgrade() -> None:
         "audit_by_policy",
         "audit",
         ["partition", "generation", "policy", "event", "effective_at", "position"],
-        unique=False,
-    )
-    op.create_index(
-        "audit_by_session",
-        "audit",
-        ["partition", "generation", "session_id", "position"],
         unique=False,
     )
     op.create_index(
