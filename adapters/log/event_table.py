@@ -41,7 +41,8 @@ from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.types import TypeEngine
 
 from adapters.log import postgres
-from adapters.log.engine import Engines, StoreUnavailable
+from adapters.log.engine import Engines
+from domain.errors import StoreError, StoreUnavailable
 
 PARTITION = 0
 """The only partition so far; it stands in every key for the day there are more."""
@@ -54,6 +55,17 @@ _Id = TypeVar("_Id", UUID, str)
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 """What an application may be called: its name becomes part of table names, of which PostgreSQL
 keeps 63 bytes."""
+
+
+_UNSTORABLE = (
+    sqlalchemy_errors.StatementError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+)
+"""How statements and their preparation complain about a value that no column can hold."""
 
 
 class Row(NamedTuple):
@@ -180,14 +192,24 @@ class EventTable(ABC):
 
     def _append(self, insertions: Sequence[Insertion]) -> Sequence[list[int] | Exception]:
         try:
+            return self._append_together(insertions)
+        except _UNSTORABLE as error:
+            if len(insertions) == 1:
+                return [error]
+            return [self._append_alone(insertion) for insertion in insertions]
+
+    def _append_alone(self, insertion: Insertion) -> list[int] | Exception:
+        """Whose value the database cannot hold shows when each call goes alone."""
+        try:
+            return self._append([insertion])[0]
+        except StoreError as error:
+            return error
+
+    def _append_together(self, insertions: Sequence[Insertion]) -> Sequence[list[int] | Exception]:
+        try:
             before = self._append_unchecked(insertions)
         except (IntegrityError, sqlalchemy_errors.IntegrityError):
             return self._append_checked(insertions)
-        except (sqlalchemy_errors.StatementError, ValueError, TypeError, OverflowError) as error:
-            # A value the database cannot hold. Whose it is shows when each call goes alone.
-            if len(insertions) == 1:
-                return [error]
-            return [answer for one in insertions for answer in self._append([one])]
         return _positions(before, insertions)
 
     def _append_checked(self, insertions: Sequence[Insertion]) -> Sequence[list[int] | Exception]:

@@ -5,9 +5,10 @@ pass through a JSON column or a driver's date type. What stands in columns of it
 (`originator_id`, `originator_version`, `effective_at`) is not repeated in the bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -58,8 +59,11 @@ def decode_event(
             topic, stored = UPCASTERS[topic](stored)
         kind = _CLASSES[topic]
         expected = _FIELDS[topic]
-        if stored.keys() != expected:
+        if stored.keys() != expected.keys():
             raise ValueError("wrong fields")
+        for name, value in stored.items():
+            if type(value) not in expected[name]:
+                raise ValueError("wrong type")
         stored["originator_id"] = session_id
         stored["originator_version"] = version
         stored["effective_at"] = effective_at
@@ -79,17 +83,36 @@ def decode_event(
     return event
 
 
+def _json_types(hint: Any) -> frozenset[type]:
+    """What the JSON of a field of this type is read as."""
+    if isinstance(hint, UnionType):
+        return frozenset().union(*map(_json_types, get_args(hint)))
+    kind = get_origin(hint) or hint
+    for wide, read in ((str, str), (Mapping, dict), (frozenset, list), (tuple, list)):
+        if issubclass(kind, wide):
+            return frozenset({read})
+    return frozenset({kind})
+
+
+def _stored_types(kind: type, columns: Container[str]) -> dict[str, frozenset[type]]:
+    """The fields of `kind` that stand in the bytes, with the types of their JSON."""
+    hints = get_type_hints(kind)
+    return {
+        column.name: _json_types(hints[column.name])
+        for column in fields(kind)
+        if column.name not in columns
+    }
+
+
 _CLASSES: dict[str, type[Event | Applied]] = {**TOPICS, Applied.TOPIC: Applied}
-_FIELDS = {
-    topic: {column.name for column in fields(kind)} - set(_COLUMNS)
-    for topic, kind in _CLASSES.items()
-}
+_FIELDS = {topic: _stored_types(kind, _COLUMNS) for topic, kind in _CLASSES.items()}
 
 
 # -- folded state -----------------------------------------------------------------------------
 
 _REQUIRED = {"policy", "policy_version", "created_at", "last_seen_at"}
-_KNOWN = {column.name for column in fields(Session)}
+_KNOWN = _stored_types(Session, ("id", "version"))
+_HOLDS = {(str, int, int), (str, int, NoneType)}
 
 
 def encode_state(session: Session) -> bytes:
@@ -111,12 +134,17 @@ def decode_state(session_id: str, version: int, state: bytes | str) -> Session:
     """The inverse. Raises CorruptState."""
     try:
         stored = orjson.loads(state)
-        if not _REQUIRED <= stored.keys() <= _KNOWN:
+        if not stored.keys() >= _REQUIRED:
             raise ValueError("wrong fields")
+        for name, value in stored.items():
+            if type(value) not in _KNOWN[name]:
+                raise ValueError("wrong type")
         if "erased" in stored:
             stored["erased"] = frozenset(Scope(scope) for scope in stored["erased"])
         if "holds" in stored:
+            if any(tuple(map(type, hold)) not in _HOLDS for hold in stored["holds"]):
+                raise ValueError("wrong type")
             stored["holds"] = tuple(Hold(*hold) for hold in stored["holds"])
-    except (ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise CorruptState(session_id, "not a session's state") from None
     return Session.of(id=session_id, version=version, **stored)

@@ -321,7 +321,7 @@ def recorder(factory: Factory) -> ApplicationRecorder:
 
 
 def event(version: int = 1, *, of: Any = None) -> StoredEvent:
-    return StoredEvent(of or uuid4(), version, "happened", b"%d" % version)
+    return StoredEvent(of or uuid4(), version, "happened", b"state")
 
 
 def positions_of(recorder: ApplicationRecorder) -> list[int]:
@@ -407,15 +407,28 @@ def test_positions_are_gapless_after_conflicts_between_threads(
     assert sorted(won) == list(range(1, expected + 1)) == positions_of(recorder)
 
 
+@pytest.mark.parametrize("size", [1, 300], ids=["small", "copied"])
 def test_a_value_the_database_cannot_hold_harms_only_its_own_call(
-    recorder: ApplicationRecorder,
+    recorder: ApplicationRecorder, size: int
 ) -> None:
-    batch = [[event()], [event(2**70)], [event()]]
-    first, bad, last = recorder.table.append(
+    """Even when the batch meets a conflict as well."""
+    known = uuid4()
+    recorder.insert_events([event(1, of=known)])
+    batch = [
+        [event(version) for version in range(1, size + 1)],
+        [event(2**70)],
+        [event(1, of=known)],
+        [event(None)],  # type: ignore[arg-type]
+        [event()],
+    ]
+    answers = recorder.table.append(
         [Insertion([recorder.table.row(one) for one in call]) for call in batch]
     )
-    assert isinstance(bad, Exception)
-    assert [first, last] == [[1], [2]]
+    refused = [isinstance(answer, Exception) for answer in answers]
+    assert refused == [False, True, True, True, False]
+    assert answers[0] == list(range(2, size + 2))
+    assert answers[4] == [size + 2]
+    assert positions_of(recorder) == list(range(1, size + 3))
 
 
 @pytest.mark.row("G2")
