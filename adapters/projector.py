@@ -32,7 +32,6 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -62,6 +61,14 @@ LONGEST_BACK_OFF = 300 * SECOND
 
 _positions = projection_positions.c
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+# By the place of the row: by key, PostgreSQL joined each batch of keys with the whole table (3 s).
+_CLEAR = {
+    "sqlite": "DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} "
+    "WHERE partition = 0 AND generation < {generation} LIMIT {limit})",
+    "postgresql": "DELETE FROM {table} WHERE ctid = ANY (ARRAY (SELECT ctid FROM {table} "
+    "WHERE partition = 0 AND generation < {generation} LIMIT {limit}))",
+}
+
 Progress = Callable[[int, int], None]
 """(position handled, position of the newest event), after each batch."""
 
@@ -202,7 +209,13 @@ class Projector:
         while (handled := self._pass(batch, progress)) is not None:
             total += handled
         if total:
-            self._tell("catch_up", "done", started, events=total)
+            self._out.debug(  # many a second
+                "projections",
+                operation="catch_up",
+                result="done",
+                duration_ms=_milliseconds(started),
+                events=total,
+            )
         return total
 
     def _persist(self, operation: str, work: Callable[[], object], stop: ThreadEvent) -> None:
@@ -347,7 +360,7 @@ class Projector:
         pause = min(FIRST_BACK_OFF * 2 ** min(attempts - 1, 30), LONGEST_BACK_OFF)
         self._back_offs[copy.key] = _BackOff(attempts, now + pause)
         self._out.error(
-            "projection",
+            "projections",
             operation="handle",
             result="failed",
             projection=name,
@@ -387,7 +400,13 @@ class Projector:
         while (copy := _patiently(StoreError, self._building, projection)) is not None:
             _patiently(StoreError, self._build, copy, progress, batch)
         _patiently(StoreError, self._clear, projection)
-        self._tell("rebuild", "done", started, projection=name)
+        self._out.info(
+            "projections",
+            operation="rebuild",
+            result="done",
+            duration_ms=_milliseconds(started),
+            projection=name,
+        )
 
     def _projection(self, name: str) -> Projection:
         if name not in self._catalogue:
@@ -447,18 +466,13 @@ class Projector:
             pass
 
     def _clear_some(self, name: str, table: Table) -> int:
-        keys = tuple_(*table.primary_key.columns)
+        serving = select(projections.c.serving).where(projections.c.name == name)
         with self._engines.write() as connection:
-            serving = select(projections.c.serving).where(projections.c.name == name)
-            some = (
-                select(*table.primary_key.columns)
-                .where(
-                    table.c.partition == PARTITION,
-                    table.c.generation < connection.execute(serving).scalar_one(),
-                )
-                .limit(CLEARED_AT_ONCE)
+            generation = connection.execute(serving).scalar_one()
+            query = _CLEAR[connection.dialect.name].format(
+                table=table.name, generation=int(generation), limit=CLEARED_AT_ONCE
             )
-            return connection.execute(delete(table).where(keys.in_(some))).rowcount
+            return connection.exec_driver_sql(query).rowcount
 
     # -- where they stand ---------------------------------------------------------------------
 
@@ -510,23 +524,21 @@ class Projector:
             row = connection.execute(query).one_or_none()
         return _Copy(projection, row.generation, row.position) if row is not None else None
 
-    # -- telling ------------------------------------------------------------------------------
-
-    def _tell(self, operation: str, result: str, started: float, **facts: Any) -> None:
-        duration_ms = round((perf_counter() - started) * 1000, 1)
-        self._out.info(
-            "projections", operation=operation, result=result, duration_ms=duration_ms, **facts
-        )
-
     @contextmanager
     def _failures_told(self, operation: str) -> Iterator[None]:
+        """Log the class of an error and its place only: its text may hold anything."""
         started = perf_counter()
         try:
             yield
         except Exception as error:
-            # Its class and place only: the text of an error may hold anything.
-            place = _place(error.__traceback__)
-            self._tell(operation, "failed", started, error=type(error).__name__, place=place)
+            self._out.error(
+                "projections",
+                operation=operation,
+                result="failed",
+                duration_ms=_milliseconds(started),
+                error=type(error).__name__,
+                place=_place(error.__traceback__),
+            )
             raise
 
 
@@ -566,6 +578,10 @@ def _locked_generations(connection: Connection, name: str) -> tuple[int, int | N
     query = select(projections.c.serving, projections.c.building).where(projections.c.name == name)
     serving, building = connection.execute(query.with_for_update()).one()
     return serving, building
+
+
+def _milliseconds(started: float) -> float:
+    return round((perf_counter() - started) * 1000, 1)
 
 
 def _place(traceback: TracebackType | None) -> str:

@@ -18,7 +18,7 @@ from adapters.settings import Settings, environment
 from adapters.vault.rows import SqlVault
 from domain.errors import PolicyInvalid, Problem, SettingsInvalid
 from domain.policy import RetentionPolicy, parse
-from domain.use_cases.policies import PolicyBook, apply_configured
+from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
 from domain.use_cases.sessions import Sessions
 from projections.catalogue import PROJECTIONS
 
@@ -75,7 +75,7 @@ def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
         try:
             apply_configured(log, policies, clock(), OPERATOR)
             book = PolicyBook(log)
-            book.refresh()
+            rearm_changed(log, book.refresh(), clock())
             vault = SqlVault(engines)
             yield Lapse(
                 settings=settings,

@@ -295,8 +295,11 @@ class Log(Protocol):
         """Record a version of a policy. Raises Conflict if the version exists."""
         ...
 
-    def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence[Found]:
-        """Live sessions of a policy in order of id: to re-arm them under a new version."""
+    def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence["Found | Rearm"]:
+        """Live sessions of a policy in order of id: to re-arm them under a new version.
+
+        One that cannot be read comes as a failed `Rearm`, so that it stops none of the others.
+        """
         ...
 
     def rearm(self, rearms: Sequence[Rearm], bookmark: Bookmark | None = None) -> None:

@@ -295,8 +295,9 @@ class Session:
 
     stored_at: when something was last stored. oldest_item_at, oldest_chunk_at, oldest_file_at:
     since when there is something that an erasure of full, chunks, files can take (None: nothing).
-    reduced_at: when the full tier went, with or without a summary. erased: the scopes of which
-    nothing is left.
+    reduced_at: when the full tier went, with or without a summary. warned_at: warnings up to this
+    instant were given, or an extension made them pointless. erased: the scopes of which nothing is
+    left.
     """
 
     id: str
@@ -584,7 +585,7 @@ def evolve(session: Session | None, event: Event) -> Session:
                 version=version,
                 summarized_at=at,
                 size=max(0, session.size - event.bytes_freed),
-                **_left_of(Scope.FULL, None, at, session),
+                **_left_of_full(None, at, session),
             )
         case Compressed():
             return session.changed(
@@ -595,7 +596,8 @@ def evolve(session: Session | None, event: Event) -> Session:
         case Expiring():
             return session.changed(version=version, warned_at=at)
         case Extended():
-            return session.changed(version=version, extended_until=event.until)
+            # Who extends knows the end: a warning of the new one that would be late is none.
+            return session.changed(version=version, extended_until=event.until, warned_at=at)
         case Recovered():
             return session.changed(
                 version=version,
@@ -628,14 +630,23 @@ _FULL_TIER = frozenset(OLDEST)
 
 def _left_of(scope: Scope, oldest_left: int | None, at: int, session: Session) -> dict[str, Any]:
     """What changes when `scope` is erased at `at`, up to items that count from `oldest_left`."""
-    covered = _FULL_TIER if scope is Scope.FULL else frozenset({scope})
+    if scope is Scope.FULL:
+        return _left_of_full(oldest_left, at, session)
+    changes: dict[str, Any] = {}
+    if session.stored_at is not None and scope in OLDEST:
+        changes[OLDEST[scope]] = oldest_left
+    if oldest_left is None:
+        changes["erased"] = session.erased | {scope}
+    return changes
+
+
+def _left_of_full(oldest_left: int | None, at: int, session: Session) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if session.stored_at is not None:
-        changes = {OLDEST[part]: oldest_left for part in covered if part in OLDEST}
+        changes = dict.fromkeys(OLDEST.values(), oldest_left)
     if oldest_left is None:
-        changes["erased"] = session.erased | covered
-        if covered is _FULL_TIER:
-            changes["reduced_at"] = at
+        changes["erased"] = session.erased | _FULL_TIER
+        changes["reduced_at"] = at
     return changes
 
 

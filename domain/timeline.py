@@ -32,7 +32,7 @@ from domain.session import (
 _WARN, _SUMMARIZE, _COMPRESS = Do.WARN, Do.SUMMARIZE, Do.COMPRESS
 _EXPIRE, _ERASE = Do.EXPIRE, Do.ERASE
 _LAST_SEEN, _STORED = Since.LAST_SEEN, Since.STORED
-_FULL, _SUMMARY = Scope.FULL, Scope.SUMMARY
+_FULL, _SUMMARY, _EVERYTHING = Scope.FULL, Scope.SUMMARY, Scope.EVERYTHING
 
 
 class Due(NamedTuple):
@@ -144,9 +144,8 @@ def _due_at(rule: Rule, session: Session, version: Version, last_seen: int) -> i
     at = base + rule.after
     if rule.do is _EXPIRE:
         at = _expiry(at, rule, session)
-    elif rule.scope in OLDEST:
-        # What came in after an erasure is not taken before it came.
-        at = max(at, getattr(session, OLDEST[rule.scope]) or 0)
+    elif rule.scope is not _EVERYTHING:
+        at = max(at, _earliest(rule, session))
     at = max(at, version.effective_from)
     return _after_holds(session, at) if rule.do is _ERASE or rule.do is _SUMMARIZE else at
 
@@ -185,6 +184,18 @@ def _applies(rule: Rule, session: Session) -> bool:
     if rule.do is _COMPRESS:
         return session.compressed_at is None and _FULL not in session.erased
     return True
+
+
+def _earliest(rule: Rule, session: Session) -> int:
+    """Since when there is what the rule acts on, if that came after the moment it counts from."""
+    since: int | None = None
+    if rule.scope in OLDEST:
+        since = getattr(session, OLDEST[rule.scope])
+    elif rule.scope is _SUMMARY:
+        since = session.summarized_at
+    elif rule.do is _COMPRESS:
+        since = session.recovered_at
+    return since or 0
 
 
 def _expiry(at: int, rule: Rule, session: Session) -> int:
@@ -242,21 +253,19 @@ def _event(session: Session, due: Due, last_seen: int) -> Event:
     """The fact that a rule was carried out, effective when it was due."""
     rule, number = due.rule, due.version.number
     head = (session.id, session.version + 1, due.at, session.policy, SCHEDULER)
-    match rule.do:
-        case Do.EXPIRE:
-            return Expired(*head, rule.name, number, max(session.last_seen_at, last_seen))
-        case Do.ERASE:
-            scope = rule.scope or Scope.EVERYTHING
-            return Erased(*head, scope, rule.name, number, 0, _oldest_left(rule, session, due.at))
-        case Do.SUMMARIZE if session.expired_at is not None:
-            # Nothing but erasures follows an expiry, yet the full tier must not outlive its term.
-            return Erased(*head, _FULL, rule.name, number)
-        case Do.SUMMARIZE:
-            return Summarized(*head, rule.name, number)
-        case Do.COMPRESS:
-            return Compressed(*head, rule.name, number)
-        case Do.WARN:
-            return Expiring(*head, rule.name, number, due.deadline or due.at)
+    if rule.do is _EXPIRE:
+        return Expired(*head, rule.name, number, max(session.last_seen_at, last_seen))
+    if rule.do is _ERASE:
+        scope = rule.scope or _EVERYTHING
+        return Erased(*head, scope, rule.name, number, 0, _oldest_left(rule, session, due.at))
+    if rule.do is _SUMMARIZE and session.expired_at is not None:
+        # Nothing but erasures follows an expiry, yet the full tier must not outlive its term.
+        return Erased(*head, _FULL, rule.name, number)
+    if rule.do is _SUMMARIZE:
+        return Summarized(*head, rule.name, number)
+    if rule.do is _COMPRESS:
+        return Compressed(*head, rule.name, number)
+    return Expiring(*head, rule.name, number, due.deadline or due.at)
 
 
 def _oldest_left(rule: Rule, session: Session, at: int) -> int | None:

@@ -75,8 +75,9 @@ audit = Table(
     metadata,
     _partition(),
     _generation(),
+    # The life of a session is read in order of position, and nothing else is.
+    Column("session_id", Name, primary_key=True),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("session_id", Name, nullable=False),
     Column("event", Name, nullable=False),
     Column("effective_at", BigInteger, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
@@ -86,16 +87,13 @@ audit = Table(
     Column("actor", Name, nullable=False),
     Column("token", Name),
     Column("detail", Name),
-    # One index per hot query; each ends with the order in which the query pages.
-    Index("audit_by_session", "partition", "generation", "session_id", "position"),
+    # One index per search; each ends with the order in which it pages.
     Index(
         "audit_by_policy",
         *("partition", "generation", "policy", "event", "effective_at", "position"),
     ),
     Index("audit_by_event", "partition", "generation", "event", "effective_at", "position"),
     Index("audit_by_time", "partition", "generation", "effective_at", "position"),
-    # Append-only and in order of position: rows lie in the primary key itself.
-    sqlite_with_rowid=False,
 )
 
 # -- usage ------------------------------------------------------------------------------------

@@ -19,23 +19,28 @@ Line = Sequence[tuple[int, int]]
 WIDTH, HEIGHT = 10_000, 1_000
 """The box that marks are drawn into, in its own units."""
 
+MOST_WIDE, MOST_NARROW = 9, 4
+"""Stretches between dates that fit side by side on a desk and on a phone."""
+
 INKS = 6
 """Colours that the style has."""
+
+_NOTHING = Markup("")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _MONDAY = 4 * DAY
 """The epoch was a Thursday; weeks are counted from a Monday."""
 
+_MONTH = 365 * DAY // 12
+
 _REGULAR = (
     *(n * SECOND for n in (1, 2, 5, 10, 15, 30)),
-    *(n * MINUTE for n in (1, 2, 5, 10, 15, 30)),
+    *(n * MINUTE for n in (1, 2, 3, 5, 10, 15, 30)),
     *(n * HOUR for n in (1, 2, 3, 6, 12)),
-    *(n * DAY for n in (1, 2, 4, 7, 14)),
+    *(n * DAY for n in (1, 2, 4, 7, 14, 21)),
 )
-_MONTHS = (1, 3, 6, *(12 * n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)))
-_WIDE, _NARROW = 7, 3
-"""Stretches between dates that fit side by side on a desk and on a phone."""
+_MONTHS = (1, 2, 3, 6, *(12 * n for n in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)))
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,26 @@ def changes(line: Line) -> list[tuple[int, int]]:
     return [point for point, level in zip(line, before, strict=False) if point[1] != level]
 
 
+def thinned(points: Line, most: int) -> list[tuple[int, int]]:
+    """At most `most` points of a step line that look the same.
+
+    Time is cut into columns. Each keeps its lowest and highest point, and the last, whose number
+    holds on until the next column that has a point.
+    """
+    if len(points) <= most:
+        return list(points)
+    start, length = points[0][0], points[-1][0] - points[0][0] + 1
+    columns: dict[int, list[tuple[int, int]]] = {}
+    for at, level in points:
+        columns.setdefault((at - start) * (most // 3) // length, []).append((at, level))
+    return [point for column in columns.values() for point in _telling(column)]
+
+
+def _telling(column: Line) -> list[tuple[int, int]]:
+    lowest = min(column, key=lambda point: point[1])
+    return sorted({lowest, peak(column), column[-1]})
+
+
 def stacked(lines: Sequence[Line]) -> list[list[tuple[int, int]]]:
     """Lines on top of each other: to each is added what stands below it."""
     times = sorted({at for line in lines for at, _ in line})
@@ -109,6 +134,15 @@ def stacked(lines: Sequence[Line]) -> list[list[tuple[int, int]]]:
     return stack
 
 
+def busiest(counts: Line, width: int) -> list[tuple[int, int]]:
+    """The highest count of each stretch of `width` microseconds, where there is one."""
+    highest: dict[int, int] = {}
+    for at, count in counts:
+        start = at - (at - _MONDAY) % width
+        highest[start] = max(highest.get(start, 0), count)
+    return sorted(highest.items())
+
+
 def peak(line: Line) -> tuple[int, int]:
     """The first of the highest points; `line` has one."""
     return max(line, key=lambda point: point[1])
@@ -118,7 +152,8 @@ def span_of(lines: Iterable[Line], shortest: int = MINUTE) -> Span:
     """From the first point to the last, and a little more so that both are seen."""
     ends = [at for line in lines if line for at in (line[0][0], line[-1][0])]
     first, last = min(*ends, _LAST), min(max(ends), _LAST)
-    margin = max((last - first) // 64, (shortest - (last - first)) // 2)
+    length = max(last - first + (last - first) // 32, shortest)
+    margin = -(-(length - (last - first)) // 2)
     return Span(first - margin, last + margin)
 
 
@@ -137,9 +172,10 @@ def time_ticks(span: Span, most: int) -> list[Tick]:
     """Round times, no more than about `most`: of a clock, days, months or years."""
     for step in _REGULAR:
         if span.length <= step * most:
-            return _labelled(_multiples(span, step), _clock_or_day(step))
-    months = next((n for n in _MONTHS if span.length <= n * 30 * DAY * most), _MONTHS[-1])
-    return _labelled(_months(span, months), ("%b", "%Y") if months < 12 else ("%Y", ""))
+            return _labelled(_multiples(span, step), *_clock_or_day(step))
+    months = next((n for n in _MONTHS if span.length <= n * _MONTH * most), _MONTHS[-1])
+    starts = _months(span, months)
+    return _labelled(starts, "%b", "%Y") if months < 12 else _labelled(starts, "%Y")
 
 
 def _multiples(span: Span, step: int) -> list[int]:
@@ -159,28 +195,40 @@ def _months(span: Span, step: int) -> list[int]:
 
 def _clock_or_day(step: int) -> tuple[str, str]:
     if step < MINUTE:
-        return "%H:%M:%S", "{day} %b %Y"
+        return "%H:%M:%S", "{day} %b"
     if step < DAY:
-        return "%H:%M", "{day} %b %Y"
+        return "%H:%M", "{day} %b"
     return "{day} %b", "%Y"
 
 
-def _labelled(times: Sequence[int], formats: tuple[str, str]) -> list[Tick]:
+def _labelled(times: Sequence[int], label: str, context: str = "") -> list[Tick]:
     ticks, before = [], ""
     for at in times:
-        label, context = (f"{utc(at):{text.format(day=utc(at).day)}}" for text in formats)
-        ticks.append(Tick(at, label, "" if context == before else context))
-        before = context
+        below = _text(at, context)
+        ticks.append(Tick(at, _text(at, label), "" if below == before else below))
+        before = below
     return ticks
+
+
+def _text(at: int, form: str) -> str:
+    moment = utc(at)
+    return moment.strftime(form.format(day=moment.day))
 
 
 def compared(number: int, lines: Sequence[Line], frame: Frame) -> Markup:
     """The step line of the policy with this number, from 1; thin behind it those of the others."""
-    others = [n for n, line in enumerate(lines, start=1) if line and n != number]
-    behind = Markup("").join(Markup('<use href="#line-{}" class="other"/>').format(n) for n in others)
+    others = [n for n, points in enumerate(lines, start=1) if points and n != number]
+    behind = _NOTHING.join(Markup('<use href="#line-{}" class="other"/>').format(n) for n in others)
     own = lines[number - 1]
-    path = Markup('<path id="line-{}" class="line" d="{}"/>').format(number, _steps(own, frame))
-    return behind + (area("below", own, frame) + path if own else Markup(""))
+    if not own:
+        return behind
+    step_line = Markup('<g id="line-{}">{}</g>').format(number, line(own, frame))
+    return behind + area("below", own, frame) + step_line
+
+
+def line(points: Line, frame: Frame) -> Markup:
+    """A step line: each number holds until the next."""
+    return Markup('<path class="line" d="{}"/>').format(_steps(points, frame))
 
 
 def area(kind: str, points: Line, frame: Frame) -> Markup:
@@ -191,8 +239,9 @@ def area(kind: str, points: Line, frame: Frame) -> Markup:
 
 def bars(points: Line, width: int, frame: Frame) -> Markup:
     """One bar per point, from its time on. width: microseconds."""
+    gap = width // 16
     path = "".join(
-        f"M{frame.x(at)} {HEIGHT}V{frame.y(count)}H{frame.x(at + width)}V{HEIGHT}Z"
+        f"M{frame.x(at + gap)} {HEIGHT}V{frame.y(count)}H{frame.x(at + width - gap)}V{HEIGHT}Z"
         for at, count in points
     )
     return Markup('<path class="bars" d="{}"/>').format(path)
@@ -204,7 +253,7 @@ def _steps(points: Line, frame: Frame) -> str:
 
 
 _PANEL = Markup("""\
-<figure class="ink-{ink}">
+<figure class="ink-{ink}{room}">
 <figcaption><b>{panel.name}</b> <span>{panel.figure}</span></figcaption>
 <svg class="plot" role="img" aria-labelledby="{anchor}-title {anchor}-desc">
 <title id="{anchor}-title">{title}: {panel.name}</title>
@@ -225,6 +274,7 @@ def chart(kind: str, title: str, panels: Sequence[Panel], frame: Frame) -> Marku
             panel=panel,
             title=title,
             ink=ink(number),
+            room=" roomy" if len(f"{frame.levels[-1]:,}") > 7 else "",
             anchor=f"{kind}-{number}",
             axes=_axes(frame, dates=number == len(panels)),
             dot=_dot(panel.peak, frame),
@@ -233,7 +283,7 @@ def chart(kind: str, title: str, panels: Sequence[Panel], frame: Frame) -> Marku
         )
         for number, panel in enumerate(panels, start=1)
     ]
-    return Markup("").join(figures)
+    return _NOTHING.join(figures)
 
 
 def ink(number: int) -> int:
@@ -242,9 +292,9 @@ def ink(number: int) -> int:
 
 
 def _axes(frame: Frame, *, dates: bool) -> Markup:
-    levels = Markup("").join(_level(level, frame) for level in frame.levels)
-    wide = _dates(frame, _WIDE, "wide", dates=dates)
-    return levels + wide + _dates(frame, _NARROW, "narrow", dates=dates)
+    levels = _NOTHING.join(_level(level, frame) for level in frame.levels)
+    wide = _dates(frame, MOST_WIDE, "wide", dates=dates)
+    return levels + wide + _dates(frame, MOST_NARROW, "narrow", dates=dates)
 
 
 def _level(level: int, frame: Frame) -> Markup:
@@ -260,7 +310,7 @@ def _level(level: int, frame: Frame) -> Markup:
 
 def _dates(frame: Frame, most: int, kind: str, *, dates: bool) -> Markup:
     ticks = time_ticks(frame.span, most)
-    marks = Markup("").join(_tick(tick, frame, dates=dates) for tick in ticks)
+    marks = _NOTHING.join(_tick(tick, frame, dates=dates) for tick in ticks)
     return Markup('<g class="{}">{}</g>').format(kind, marks)
 
 
@@ -269,19 +319,17 @@ def _tick(tick: Tick, frame: Frame, *, dates: bool) -> Markup:
     grid = Markup('<line class="grid" x1="{x}%" x2="{x}%" y2="100%"/>').format(x=x)
     if not dates:
         return grid
-    # A label at the right edge ends there, since the page does.
-    kind = "date last" if frame.x(tick.at) > 0.92 * WIDTH else "date"
-    text = Markup('<text class="{}" x="{}%" y="100%" dy="{}em">{}</text>')
+    text = Markup('<text class="date" x="{}%" y="100%" dy="{}em">{}</text>')
     return (
         grid
-        + text.format(kind, x, 1.6, tick.label)
-        + (text.format(kind, x, 2.9, tick.context) if tick.context else Markup(""))
+        + text.format(x, 1.6, tick.label)
+        + (text.format(x, 2.9, tick.context) if tick.context else _NOTHING)
     )
 
 
 def _dot(point: tuple[int, int] | None, frame: Frame) -> Markup:
     if point is None:
-        return Markup("")
+        return _NOTHING
     at, level = point
     x, y = _percent(frame.x(at), WIDTH), _percent(frame.y(level), HEIGHT)
     return Markup('<circle class="peak" cx="{}%" cy="{}%" r="3.5"/>').format(x, y)

@@ -476,8 +476,11 @@ class SqlLog:
             known.setdefault(name, []).append(version)
         return known
 
-    def due(self, now: int, page: int) -> Iterator[Sequence[Found]]:
-        """What is stored as due by `now`, page by page in order of deadline; nothing is locked."""
+    def due(self, now: int, page: int) -> Iterator[Sequence[Found | Rearm]]:
+        """What is stored as due by `now`, page by page in order of deadline; nothing is locked.
+
+        What cannot be read comes as the failure that a sweep would count.
+        """
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
         query = (
             f"{_FOUND}s.due_at <= {mark} AND (s.due_at, s.session_id) > ({mark}, {mark}) "
@@ -489,7 +492,7 @@ class SqlLog:
                 rows = connection.exec_driver_sql(query, (now, *behind, page)).fetchall()
             if not rows:
                 return
-            yield [_found(row) for row in rows]
+            yield [_found_or_failed(row) for row in rows]
             behind = (rows[-1][2], rows[-1][0])
 
     def next_due(self) -> int | None:
@@ -610,7 +613,7 @@ class SqlLog:
         seen = dict(map(tuple, bulk.select_in(connection, query, [row[0] for row in rows])))
         return [(*row, seen.get(row[0])) for row in rows]
 
-    def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence[Found]:
+    def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence[Found | Rearm]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
         query = (
             f"{_FOUND}s.policy = {mark} AND s.session_id > {mark} "
@@ -618,7 +621,7 @@ class SqlLog:
         )
         with self._engines.read() as connection:
             rows = connection.exec_driver_sql(query, (policy, after, limit)).fetchall()
-        return [_found(row) for row in rows]
+        return [_found_or_failed(row) for row in rows]
 
     def rearm(self, rearms: Sequence[Rearm], bookmark: Bookmark | None = None) -> None:
         earlier = [(rearm.session_id, rearm.due_at) for rearm in rearms if rearm.due_at is not None]
@@ -836,6 +839,13 @@ def _found(row: Any) -> Found:
     session_id, version, due_at, owner, state, _, last_seen = row
     session = decode_state(session_id, version, bytes(state))
     return Found(session, max(session.last_seen_at, last_seen or 0), due_at, owner)
+
+
+def _found_or_failed(row: Any) -> Found | Rearm:
+    try:
+        return _found(row)
+    except CorruptState:
+        return Rearm(row[0], None, Verdict.FAILED)
 
 
 def recorded(row: Any) -> Recorded:

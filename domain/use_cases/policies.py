@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from domain.errors import Conflict, EffectiveTooSoon, PolicyUnknown
@@ -15,7 +15,7 @@ from domain.policy import (
     stream_of,
     to_document,
 )
-from domain.ports import Bookmark, Log, Rearm
+from domain.ports import Bookmark, Found, Log, Rearm
 from domain.session import NEVER
 from domain.timeline import advance, forecast
 
@@ -103,7 +103,9 @@ def apply_configured(
             version = apply(log, policy, now, actor, bookmark=mark)
         except Conflict:
             continue  # another instance starts with the same configuration
-        if version is not None:
+        if version is None:
+            log.append((), now, mark)  # somebody applied the very same by hand
+        else:
             applied.append(version)
     return applied
 
@@ -112,28 +114,48 @@ def rearm(log: Log, name: str, now: int) -> Iterator[int]:
     """Give every live session of a policy its deadline under the newest version, in batches.
 
     Yields how many sessions each batch looked at. Resumable: a bookmark says how far it came, and
-    a run after a kill goes on there. Deadlines only move earlier here; later ones are found when
-    the stored one is reached.
+    a run after a kill goes on there; once all are done, another run does nothing. Deadlines only
+    move earlier here; later ones are found when the stored one is reached.
     """
     versions = log.policies()[name]
     mark = f"rearm:{name}:{versions[-1].number}"
     after = (log.bookmark(mark) or b"").decode()
     while found := log.due_of_policy(name, after, REARM_BATCH):
-        after = found[-1].session.id
+        after = _last_id(found)
         rearms = [
             Rearm(row.session.id, advance(row.session, versions, row.last_seen, now).next_at)
             for row in found
+            if isinstance(row, Found)
         ]
         log.rearm(rearms, Bookmark(mark, after.encode()))
         yield len(found)
+    if after != _ALL:
+        log.rearm((), Bookmark(mark, _ALL.encode()))
+
+
+def rearm_changed(log: Log, policies: Mapping[str, Versions], now: int) -> None:
+    """Finish re-arming for every policy that has changed; does nothing where that is done."""
+    for name, versions in policies.items():
+        if len(versions) > 1:
+            for _ in rearm(log, name, now):
+                pass
+
+
+_ALL = "~"
+"""Behind every session's id."""
+
+
+def _last_id(found: Sequence[Found | Rearm]) -> str:
+    last = found[-1]
+    return last.session_id if isinstance(last, Rearm) else last.session.id
 
 
 @dataclass(frozen=True)
 class Impact:
     """What a new version would change for live sessions: counted, nothing written.
 
-    sooner, later: sessions whose end (erasure, else expiry) moves. at_once: those due the moment
-    the version takes effect.
+    sooner, later: sessions whose end (erasure, else expiry) moves. at_once: those that expire or
+    are erased the moment the version takes effect.
     """
 
     sessions: int
@@ -152,8 +174,10 @@ def impact(log: Log, policy: RetentionPolicy, now: int) -> Impact:
     sessions = sooner = later = at_once = 0
     after = ""
     while found := log.due_of_policy(policy.name, after, REARM_BATCH):
-        after = found[-1].session.id
+        after = _last_id(found)
         for row in found:
+            if isinstance(row, Rearm):
+                continue
             sessions += 1
             old = forecast(row.session, versions, row.last_seen, now)
             new = forecast(row.session, changed, row.last_seen, now)
@@ -161,5 +185,5 @@ def impact(log: Log, policy: RetentionPolicy, now: int) -> Impact:
             new_end = new.erases_at or new.expires_at or NEVER
             sooner += new_end < old_end
             later += new_end > old_end
-            at_once += new_end == takes_effect
+            at_once += takes_effect in (new.expires_at, new.erases_at)
     return Impact(sessions, sooner, later, at_once)

@@ -66,9 +66,14 @@ def sweep(
             return total
 
 
-def preview(policies: Mapping[str, Versions], found: Sequence[Found], now: int) -> SweepCount:
-    """What a sweep would do with these rows, written nowhere."""
-    answers = [decide(row, policies.get(row.session.policy), now) for row in found]
+def preview(
+    policies: Mapping[str, Versions], found: Sequence[Found | Rearm], now: int
+) -> SweepCount:
+    """What a sweep would do with these rows, written nowhere. A `Rearm` is decided already."""
+    answers = [
+        row if isinstance(row, Rearm) else decide(row, policies.get(row.session.policy), now)
+        for row in found
+    ]
     events: dict[str, int] = {}
     for answer in answers:
         if isinstance(answer, Append):

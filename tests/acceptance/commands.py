@@ -5,6 +5,7 @@ one that has imported it already, with an environment, a folder and files of its
 starts the program that people start.
 """
 
+import io
 import json
 import multiprocessing
 import os
@@ -161,6 +162,19 @@ class Installation:
             "adapters.cli.main:app", arguments, self._outputs(), self.environment | env, stdin, user
         )
 
+    @contextmanager
+    def start_fed(self, *arguments: str) -> Iterator[tuple[Running, io.FileIO]]:
+        """Start a command, and the end of a pipe from which it reads its standard input."""
+        pipe = self.folder / f"pipe-{next(self._numbers)}"
+        os.mkfifo(pipe)
+        # For reading too, so that opening it waits for nobody.
+        keeper = os.open(pipe, os.O_RDWR)
+        running = self.start(*arguments, stdin=pipe)
+        with io.FileIO(os.open(pipe, os.O_WRONLY), "w") as end:
+            wait_until(lambda: _has_open(running, pipe), PATIENCE, "the command to read")
+            os.close(keeper)
+            yield running, end
+
     def program(self, target: str, *arguments: str) -> Running:
         """Start `target` (module:function) with `arguments` in place of the command."""
         return run_in_process(target, arguments, self._outputs(), self.environment, None, None)
@@ -180,6 +194,21 @@ class Installation:
         )
         answer = Answer(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
         return _as_expected(answer, expect)
+
+    def peak(self, *arguments: str, stdin: Path) -> int:
+        """Run the installed program; the most memory it used, in bytes."""
+        with stdin.open("rb") as text:
+            running = subprocess.Popen(
+                [str(PROGRAM), *arguments],
+                stdin=text,
+                stdout=subprocess.DEVNULL,
+                env=self.environment,
+                cwd=self.folder,
+            )
+            _, status, usage = os.wait4(running.pid, 0)
+            running.returncode = os.waitstatus_to_exitcode(status)
+        assert running.returncode == DONE
+        return usage.ru_maxrss * 1024
 
     @contextmanager
     def serving(self, **env: str) -> Iterator[Running]:
@@ -246,6 +275,11 @@ def _become(
     module, _, name = target.partition(":")
     __import__(module)
     getattr(sys.modules[module], name)()
+
+
+def _has_open(running: Running, path: Path) -> bool:
+    """Whether the command has the file open, as its standard input."""
+    return os.path.samefile(f"/proc/{running.pid}/fd/0", path)
 
 
 def _as_expected(answer: Answer, code: int | None) -> Answer:

@@ -1,8 +1,11 @@
 """Looks into the database beside Lapse, with the bare drivers."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg2
 
@@ -67,18 +70,38 @@ def positions(url: str) -> list[int]:
     return [found for (found,) in rows(url, "SELECT position FROM events ORDER BY position")]
 
 
+def folder_of(url: str) -> Path:
+    """Where all files of the database are: of a server its cluster, write-ahead log and log."""
+    if is_sqlite(url):
+        return Path(url.removeprefix("sqlite:///")).parent
+    [folder] = parse_qs(urlsplit(url).query)["host"]
+    return Path(folder)
+
+
 def is_sqlite(url: str) -> bool:
     return url.startswith("sqlite")
 
 
-def hold_all_writers(url: str) -> Any:
-    """A connection that keeps everybody from writing until it is closed."""
-    connection = _connect(url)
-    if is_sqlite(url):
-        connection.execute("BEGIN IMMEDIATE")
-    else:
-        _run(connection, url, "LOCK TABLE heads, sessions IN ACCESS EXCLUSIVE MODE", ())
-    return connection
+@contextmanager
+def counting(url: str, query: str) -> Iterator[Callable[[], int]]:
+    """A function that answers with the number a query gives at that moment."""
+    with closing(_connect(url)) as connection:
+
+        def count() -> int:
+            [[number]] = _run(connection, url, query, ())
+            connection.rollback()  # PostgreSQL: see what others commit from now on
+            return int(number or 0)
+
+        yield count
+
+
+@contextmanager
+def writers_kept_waiting(url: str) -> Iterator[None]:
+    """Nobody can write while the block runs; reading goes on."""
+    with closing(_connect(url)) as connection:
+        locked = "BEGIN IMMEDIATE" if is_sqlite(url) else "LOCK TABLE heads, sessions"
+        _run(connection, url, locked + ("" if is_sqlite(url) else " IN EXCLUSIVE MODE"), ())
+        yield
 
 
 def _connect(url: str) -> Any:
@@ -89,7 +112,10 @@ def _connect(url: str) -> Any:
 
 def _run(connection: Any, url: str, statement: str, values: tuple[Any, ...]) -> Rows:
     cursor = connection.cursor()
-    cursor.execute(statement if is_sqlite(url) else statement.replace("?", "%s"), values)
+    if is_sqlite(url):
+        cursor.execute(statement, values)
+    else:  # without values psycopg2 takes % for what it is
+        cursor.execute(statement.replace("?", "%s"), values or None)
     return [] if cursor.description is None else [tuple(map(_plain, row)) for row in cursor]
 
 

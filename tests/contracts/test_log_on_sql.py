@@ -1,5 +1,6 @@
 """What only a database can do to the log: damaged rows, lost answers, other writers' locks."""
 
+import json
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,18 @@ from adapters.log.event_log import SqlLog
 from adapters.log.transcoder import encode_event
 from domain.errors import CorruptEvent, CorruptState, LapseError, StoreError
 from domain.policy import DAY, HOUR, SECOND, Versions
-from domain.ports import Append, Appended, Bookmark, Changes, Found, Rearm, SweepCount, owner_scope
-from domain.ports import policy_scope as scope_of
+from domain.ports import (
+    Append,
+    Appended,
+    Bookmark,
+    Changes,
+    Found,
+    Rearm,
+    SweepCount,
+    Verdict,
+    owner_scope,
+    policy_scope,
+)
 from domain.session import SCHEDULER, Expired
 from domain.use_cases.sweep import sweep_once
 from tests.contracts.authors import (
@@ -100,20 +111,25 @@ def test_an_event_under_a_wrong_topic_is_reported(
         sql_store.log.history("a")
 
 
-STATE_DAMAGES = {
+STATE: dict[str, object] = {"created_at": 1, "last_seen_at": 1, "policy": ROOM, "policy_version": 1}
+STATE_DAMAGES: dict[str, bytes] = {
     "no JSON": b"secret{",
     "not UTF-8": b'{"secret\xff\xfe":1}',
     "a list": b'["secret"]',
-    "an unknown field": b'{"created_at":1,"last_seen_at":1,"policy":"room","policy_version":1,"secret":1}',
-    "the id again": b'{"created_at":1,"id":"secret","last_seen_at":1,"policy":"room","policy_version":1}',
-    "a field missing": b'{"created_at":1,"last_seen_at":1,"policy_version":1}',
-    "no time": b'{"created_at":1,"last_seen_at":null,"policy":"room","policy_version":1}',
-    "text for a time": b'{"created_at":"secret","last_seen_at":1,"policy":"room","policy_version":1}',
-    "a fraction": b'{"created_at":1.5,"last_seen_at":1,"policy":"room","policy_version":1}',
-    "a list for text": b'{"created_at":1,"last_seen_at":1,"policy":["secret"],"policy_version":1}',
-    "a wrong scope": b'{"created_at":1,"erased":["secret"],"last_seen_at":1,"policy":"room","policy_version":1}',
-    "a wrong hold": b'{"created_at":1,"holds":[["secret"]],"last_seen_at":1,"policy":"room","policy_version":1}',
-    "a hold of text": b'{"created_at":1,"holds":[["h","s",null]],"last_seen_at":1,"policy":"room","policy_version":1}',
+    "a field missing": json.dumps({"policy": "secret"}).encode(),
+} | {
+    name: json.dumps(STATE | {field: value}).encode()
+    for name, field, value in (
+        ("an unknown field", "secret", 1),
+        ("the id again", "id", "secret"),
+        ("no time", "last_seen_at", None),
+        ("text for a time", "created_at", "secret"),
+        ("a fraction", "created_at", 1.5),
+        ("a list for text", "policy", ["secret"]),
+        ("a wrong scope", "erased", ["secret"]),
+        ("a wrong hold", "holds", [["secret"]]),
+        ("a hold of text", "holds", [["hold-1", "secret", None]]),
+    )
 }
 
 
@@ -127,6 +143,9 @@ def test_a_damaged_state_starves_nobody(sql_store: SqlStore, damage: str) -> Non
         store.log.find(["a"])
     assert refused.value.session_id == "a"
     assert "secret" not in all_text(refused.value)
+    walked = store.log.due_of_policy(ROOM, "", 10)
+    assert walked[0] == Rearm("a", None, Verdict.FAILED)
+    assert [type(row) for row in walked[1:]] == [Found, Found]
     now = TEN + HOUR
     counts = [sweep_once(store.log, POLICY_VERSIONS, now, SCHEDULER, limit=1) for _ in range(4)]
     total = sum(counts, SweepCount())
@@ -206,7 +225,7 @@ def test_a_refusal_shows_ids_and_rules_only(sql_store: SqlStore) -> None:
         [
             entering("a", person(CANARY)),
             entering("b", person(CANARY, "other")),
-            entering("c", person(CANARY), limits=limit(scope_of(ROOM), 0)),
+            entering("c", person(CANARY), limits=limit(policy_scope(ROOM), 0)),
             seen(entering("d", person(CANARY)), TEN + 1),
         ],
         TEN,
@@ -223,23 +242,25 @@ def test_what_waits_for_the_same_session_is_decided_one_after_the_other(
 ) -> None:
     """Behind a slow commit, eight authors of one session and one of another gather in a batch."""
     store = sql_store
-    store.log.append([opening("a"), opening("b")], TEN)
-    found = store.log.find(["a", "b"])
+    log = store.log
+    assert isinstance(log, SqlLog)
+    log.append([opening("a"), opening("b")], TEN)
+    found = log.find(["a", "b"])
     with store.engines.write() as connection:
         if store.is_postgresql:
             connection.exec_driver_sql("SELECT * FROM heads FOR UPDATE")
         pending = [
-            store.log._committer.submit((seen(found[name], TEN + n, command=b"%d" % n), TEN))
+            log._committer.submit((seen(found[name], TEN + n, command=b"%d" % n), TEN))
             for n, name in enumerate("aaaaaaaab", start=1)
         ]
-    outcomes = []
+    outcomes: list[object] = []
     for one in pending:
         try:
             outcomes.append(one.result(30))
         except LapseError as error:
             outcomes.append(type(error).__name__)
     assert outcomes == [Appended("a", 2), *["Conflict"] * 7, Appended("b", 2)]
-    assert store.log.head() == 4
+    assert log.head() == 4
 
 
 # -- other writers' locks (PostgreSQL) --------------------------------------------------------
@@ -330,7 +351,7 @@ def test_a_creation_and_an_erasure_of_the_same_person_do_not_wait_in_a_circle(
     leaving = entering("a", ada)
     store.log.submit(leaving, TEN)
     erasure = Meanwhile(store, lambda: other.submit(erased(leaving), TEN))
-    back = entering("b", known(ada), limits=limit(scope_of(ROOM), 2))
+    back = entering("b", known(ada), limits=limit(policy_scope(ROOM), 2))
     with before(store, "SELECT lookup, subject FROM subjects", erasure.start):
         answer = store.log.submit(back, TEN)
     assert (answer, erasure.finished()) == (Appended("b", 1), Appended("a", 3))

@@ -6,6 +6,8 @@ write through the log and look through the vault.
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ from tests.contracts.stores import PEOPLE, Store
 ADA, BOB, EVE = person("ada"), person("bob"), person("eve")
 
 
-def enter(store: Store, session_id: str, *people: SubjectKey, **more: object) -> Append:
+def enter(store: Store, session_id: str, *people: SubjectKey, **more: Any) -> Append:
     """A session with these people in it; those whom the vault knows come in as themselves."""
     found = store.vault.subjects([subject.lookup for subject in people])
     append = entering(session_id, *(found.get(s.lookup, s) for s in people), **more)
@@ -41,10 +43,10 @@ def enter(store: Store, session_id: str, *people: SubjectKey, **more: object) ->
     return append
 
 
-def change(store: Store, session_id: str, **changes: object) -> None:
+def change(store: Store, session_id: str, **changes: Any) -> None:
     """Vault rows change beside an event of the session."""
     found = store.log.find([session_id])[session_id]
-    step = Changes(**changes)  # type: ignore[arg-type]
+    step = Changes(**changes)
     store.log.submit(
         following(found, lambda s: s.store(1, 1, TEN, ACTOR), changes=step, due_at=found.due_at),
         TEN,
@@ -357,7 +359,7 @@ def test_heartbeats_and_appends_of_many_at_once(store: Store) -> None:
         ]
         return logs[number % 2].append(appends, TEN)
 
-    answers = at_once([lambda number=number: beat(number) for number in range(60)])
+    answers = at_once([partial(beat, number) for number in range(60)])
     assert not [answer for answer in answers if isinstance(answer, Exception)]
     assert {store.vault.members(sid)[0].last_seen_at for sid, _ in everyone} == {TEN + 59}
 
@@ -419,7 +421,7 @@ def test_an_erasure_of_a_part_leaves_the_people(store: Store) -> None:
 
 
 def test_sessions_come_and_go_while_people_stay_whole(store: Store) -> None:
-    """Eight threads on two instances open and erase sessions of three people: no key is orphaned."""
+    """Eight threads open and erase sessions of three people: no key is missing, none is left."""
     logs = [store.log, store.another()]
     everybody = [ADA, BOB, EVE]
     turn = threading.local()
@@ -443,7 +445,7 @@ def test_sessions_come_and_go_while_people_stay_whole(store: Store) -> None:
         if number % 4:
             log.submit(erased(append), TEN)
 
-    answers = at_once([lambda number=number: visit(number) for number in range(120)])
+    answers = at_once([partial(visit, number) for number in range(120)])
     assert not [answer for answer in answers if isinstance(answer, Exception)]
     counts = people_left(store)
     assert counts["presence"] == counts["subject_index"] == counts["data_keys"] == 30

@@ -1,6 +1,6 @@
 """The audit trail, in the words of those who read it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -241,19 +241,7 @@ def test_every_search_runs_along_an_index(
 
     On SQLite, whose plan does not hang on statistics that an empty table does not have.
     """
-    asked: list[tuple[str, Any]] = []
-
-    def note(_one: object, _two: object, statement: str, parameters: Any, *_rest: Any) -> None:
-        asked.append((statement, parameters))
-
-    with lapse_on(f"sqlite:///{tmp_path / 'lapse.db'}") as lapse:
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
-            with lapse.reading() as connection:
-                audit.search(connection, **filters)
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
-        plan = _plan(lapse, *asked[-1])
+    plan = plan_of(tmp_path, lambda connection: audit.search(connection, **filters))
     used = [line for line in plan if " audit" in line]
     assert used
     assert all(f"SEARCH audit USING INDEX {lookup}" in line for line in used), plan
@@ -261,10 +249,31 @@ def test_every_search_runs_along_an_index(
         assert not any("TEMP B-TREE" in line for line in plan), plan
 
 
-def _plan(lapse: Lapse, statement: str, parameters: Any) -> list[str]:
-    with lapse.reading() as connection:
-        found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-        return [row[3] for row in found]
+def test_the_life_of_a_session_is_read_along_the_primary_key(tmp_path: Path) -> None:
+    """However many other sessions there are."""
+    plan = plan_of(tmp_path, lambda connection: audit.of_session(connection, "s1", after=5))
+    assert any(
+        "(partition=? AND generation=? AND session_id=? AND position>?)" in line for line in plan
+    ), plan
+
+
+def plan_of(folder: Path, ask: Callable[[Connection], object]) -> list[str]:
+    """How SQLite answers the one query of `ask`."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_one: object, _two: object, statement: str, parameters: Any, *_rest: Any) -> None:
+        if statement != "BEGIN":
+            asked.append((statement, parameters))
+
+    with lapse_on(f"sqlite:///{folder / 'lapse.db'}") as lapse, lapse.reading() as connection:
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            ask(connection)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        ((statement, parameters),) = asked
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        return [row[3] for row in plan]
 
 
 def test_a_search_is_one_statement(lapse: Lapse) -> None:

@@ -68,7 +68,7 @@ def lives(lapse: Lapse, first: int, last: int) -> None:
     lapse.append([(name, life(name)) for name in names])
 
 
-def rows(lapse: Lapse, projection: Projection) -> list[tuple[Any, ...]]:
+def rows(lapse: Lapse, projection: Projection) -> list[dict[str, Any]]:
     """What is served, without the number of the generation."""
     table = projection.table
     columns = [column for column in table.c if column.name != "generation"]
@@ -76,7 +76,7 @@ def rows(lapse: Lapse, projection: Projection) -> list[tuple[Any, ...]]:
     query = select(*columns).where(table.c.generation == served.scalar_subquery())
     with lapse.reading() as connection:
         found = connection.execute(query.order_by(*table.primary_key)).fetchall()
-    return [tuple(row) for row in found]
+    return [dict(row._mapping) for row in found]
 
 
 def generations(lapse: Lapse, projection: Projection) -> list[int]:
@@ -88,12 +88,12 @@ def generations(lapse: Lapse, projection: Projection) -> list[int]:
 
 def audited(lapse: Lapse) -> list[int]:
     """The positions in the audit trail."""
-    return [row[1] for row in rows(lapse, AUDIT)]
+    return sorted(row["position"] for row in rows(lapse, AUDIT))
 
 
 def counted(lapse: Lapse) -> dict[str, int]:
     """Usage by event, over everything."""
-    return {row[3]: row[4] for row in rows(lapse, USAGE)}
+    return {row["event"]: row["count"] for row in rows(lapse, USAGE)}
 
 
 def ignored(_position: int, _head: int) -> None:

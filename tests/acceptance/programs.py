@@ -1,0 +1,25 @@
+"""What tests run as programs of their own: deeds for which there is no command yet."""
+
+import os
+import sys
+
+from adapters.cli.options import load
+from adapters.clock import parse_instant
+from adapters.wiring import open_lapse
+from domain.session import Ground
+
+
+def hold() -> None:
+    """Place a hold: on which session, and until when (RFC 3339)."""
+    _, session_id, until = sys.argv
+    with open_lapse(load(None)) as lapse:
+        end, now = parse_instant(until, "the end of the hold"), lapse.clock()
+        lapse.sessions.hold(session_id, "case-1", Ground.LEGAL_CLAIM, end, now, "operator")
+
+
+def create_and_say() -> None:
+    """Create sessions for ever; print the id of each one that was acknowledged."""
+    with open_lapse(load(None)) as lapse:
+        while True:
+            session = lapse.sessions.create("web-visit", lapse.clock(), "producer", owner="ann")
+            os.write(1, f"{session.id}\n".encode())

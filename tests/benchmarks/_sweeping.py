@@ -1,0 +1,99 @@
+"""Sweeping a backlog: expiries per second with events and state, on PostgreSQL."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import psycopg2
+
+from adapters.wiring import Lapse
+from domain.policy import HOUR
+from domain.ports import SweepCount
+from domain.use_cases.sweep import sweep
+from tests.benchmarks._ours import START, lapse_on
+from tests.benchmarks._population import populate, settle
+from tests.benchmarks._report import Row, alike, required
+from tests.benchmarks._rounds import in_turns
+from tests.benchmarks._scale import Scale
+from tests.servers import PostgresServer
+
+PROMISED = 15_000
+"""Expiries per second."""
+NOW = START + 2 * HOUR
+"""When the sweep comes: sessions of the first hour are due, those of the third are not."""
+
+
+def sweeping(scale: Scale) -> Iterator[Row]:
+    """The same backlog beside few and beside many sessions that are alive. The databases are
+    prepared once and copied for each run."""
+    with ExitStack() as stack:
+        server = stack.enter_context(PostgresServer(fsync=True))
+        keys = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        few = _prepared(server, keys, scale.due, scale.alive)
+        many = _prepared(server, keys, scale.due, scale.crowd)
+        figures = in_turns(
+            scale.rounds,
+            {
+                "few": partial(_swept, server, keys, few, scale.due, 1),
+                "many": partial(_swept, server, keys, many, scale.due, 1),
+                "two": partial(_swept, server, keys, few, scale.due, 2),
+            },
+        )
+    what = f"PostgreSQL, expiries/s over {scale.due:,} due"
+    beside = f"beside {scale.alive:,} alive"
+    yield required(f"{what}, {beside}, one thread (peer: promised)", figures["few"], PROMISED)
+    yield required(f"{what}, {beside}, two threads (peer: promised)", figures["two"], PROMISED)
+    yield alike(
+        f"{what}, beside {scale.crowd:,} alive (peer: {beside}; must be the same)",
+        figures["many"],
+        figures["few"],
+        0.35,
+    )
+
+
+def _prepared(server: PostgresServer, keys: Path, due: int, alive: int) -> str:
+    """The URL of a database to copy from."""
+    url = server.create_database()
+    with lapse_on(url, keys) as lapse:
+        populate(lapse, due, START, START + HOUR)
+        populate(lapse, alive, NOW, NOW + HOUR)
+        settle(lapse)
+    return url
+
+
+def _swept(server: PostgresServer, keys: Path, prepared: str, due: int, threads: int) -> float:
+    with _copy_of(server, prepared) as url, lapse_on(url, keys) as lapse:
+        before = lapse.log.head()
+        started = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            counts = list(pool.map(partial(_sweep, lapse), range(threads)))
+        seconds = time.perf_counter() - started
+        done = sum(count.done for count in counts)
+        assert (done, lapse.log.head() - before) == (due, due), f"{done} of {due} were swept"
+    return due / seconds
+
+
+def _sweep(lapse: Lapse, number: int) -> SweepCount:
+    return sweep(lapse.log, lapse.policies.known, NOW, f"sweeper-{number}")
+
+
+@contextmanager
+def _copy_of(server: PostgresServer, url: str) -> Iterator[str]:
+    copied, original = "swept", url.partition("?")[0].rpartition("/")[2]
+    _administer(server, f"CREATE DATABASE {copied} TEMPLATE {original} STRATEGY file_copy")
+    try:
+        yield server.url(copied)
+    finally:
+        server.drop_database(server.url(copied))
+
+
+def _administer(server: PostgresServer, statement: str) -> None:
+    connection = psycopg2.connect(server.url("postgres"))
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()

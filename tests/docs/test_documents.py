@@ -1,0 +1,325 @@
+"""The documents say what is true: commands run as written, references name everything there is."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+from pydantic_core import PydanticUndefined
+from sqlalchemy import MetaData
+
+import dev
+from adapters.cli.main import app
+from adapters.log import schema
+from adapters.settings import Settings
+from domain.policy import Applied
+from domain.session import EVENTS, Event
+from projections import tables
+from tests.docs.documents import (
+    ROOT,
+    Block,
+    anchors,
+    blocks,
+    code,
+    links,
+    prose,
+    sections,
+    table_rows,
+)
+from tests.docs.program import fast_lapse
+from tests.servers import PostgresServer, find_programs
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference"
+WITH_COMMANDS = [
+    path for path in DOCUMENTS if any(block.language == "sh" for block in blocks(path))
+]
+
+POSTGRES_URL = "postgresql://lapse@localhost/lapse"
+"""The database of the documents; one that is called `lapse_restored` is a second one."""
+
+# One day's visits to a small site, for documents that begin with a log that the reader has.
+ACCESS_LOG = """\
+192.0.2.10 - - [10/Nov/2026:09:00:00 +0000] "GET / HTTP/1.1" 200 5120
+192.0.2.11 - - [10/Nov/2026:09:01:10 +0000] "GET /opening-hours HTTP/1.1" 200 2048
+192.0.2.10 - - [10/Nov/2026:09:04:30 +0000] "GET /catalogue HTTP/1.1" 200 9011
+198.51.100.7 - - [10/Nov/2026:09:45:00 +0000] "GET / HTTP/1.1" 200 5120
+"""
+
+
+def document_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The PATH of somebody who set Lapse up and has PostgreSQL's client programs."""
+    with fast_lapse(tmp_path_factory.mktemp("program")) as folder:
+        python = str(Path(sys.executable).parent)
+        yield os.pathsep.join([str(folder), python, str(find_programs()), os.defpath])
+
+
+@pytest.fixture
+def urls(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """What the databases of a document are in this run, the longer names first."""
+    path: Path = request.getfixturevalue("path")
+    named = [url for url in (f"{POSTGRES_URL}_restored", POSTGRES_URL) if url in path.read_text()]
+    if not named:
+        yield {}
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    made = {url: server.create_database() for url in named}
+    yield made
+    for url in made.values():
+        server.drop_database(url)
+
+
+@pytest.mark.parametrize("path", WITH_COMMANDS, ids=document_id)
+def test_every_command_of_a_document_does_what_it_says(
+    path: Path, programs: str, urls: dict[str, str], tmp_path: Path
+) -> None:
+    """Each document is one shell session; what it shows as output is what comes out."""
+    found = [block for block in blocks(path) if block.language in ("sh", "text", "json")]
+    commands = [block for block in found if block.language == "sh"]
+    script = "set -eu\n" + "".join(
+        shell_lines(number, block) for number, block in enumerate(commands)
+    )
+    for url, real in urls.items():
+        script = script.replace(url, real)
+    home, folder = tmp_path / "home", tmp_path / "folder"
+    home.mkdir()
+    folder.mkdir()
+    (folder / "access.log").write_text(ACCESS_LOG)
+    ended = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={"PATH": programs, "HOME": str(home), "LC_ALL": "C.UTF-8", "OUT": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    told = "".join(file.read_text() for file in sorted(tmp_path.glob("err.*")))
+    assert ended.returncode == 0, f"{ended.stderr}\n{told}"
+    for number, (block, shown) in enumerate(with_output(found)):
+        if shown is not None:
+            stream = "out" if block.exit_code == 0 else "err"
+            printed = (tmp_path / f"{stream}.{number}").read_text()
+            assert comparable(printed, shown) == comparable(shown.text, shown)
+
+
+def shell_lines(number: int, block: Block) -> str:
+    """The lines of a block, its output kept, and its exit code checked."""
+    text = "".join(line for line in block.text.splitlines(True) if not of_the_checkout(line))
+    kept = f'>"$OUT/out.{number}" 2>"$OUT/err.{number:03}"'
+    if number_of_code := block.exit_code:
+        return f"set +e\n{{\n:\n{text}}} {kept}\n[ $? = {number_of_code} ] || exit 99\nset -e\n"
+    return f"{{\n:\n{text}}} {kept}\n"
+
+
+def of_the_checkout(line: str) -> bool:
+    """Whether a line belongs to a checkout; what it calls there must exist."""
+    if not line.startswith("python3 dev.py"):
+        return False
+    _, _, command, *arguments = shlex.split(line, comments=True)
+    assert command in dev.COMMANDS
+    if command == "run" and arguments:
+        click_command("demo").make_context("demo", arguments)
+    if command in ("bench", "torture") and arguments:
+        kind = "benchmarks" if command == "bench" else command
+        assert (ROOT / "tests" / kind / f"{arguments[0]}.py").exists()
+    return True
+
+
+def with_output(found: list[Block]) -> Iterator[tuple[Block, Block | None]]:
+    """Each block of commands with the block of output right behind it, if one is there."""
+    for block, following in zip(found, [*found[1:], None], strict=True):
+        if block.language == "sh":
+            shows = following is not None and following.language != "sh" and not block.after.strip()
+            yield block, following if shows else None
+
+
+def comparable(text: str, shown: Block) -> Any:
+    """Output without what differs from run to run: random ids, their order, durations."""
+    text = re.sub(r"\b[0-9a-f]{16,64}\b", "ID", text)
+    if shown.language == "json":
+        return sorted_lists(json.loads(text, parse_float=lambda _: 0.5))
+    text = re.sub(r"(?<![:.\d])\d+\.\d+(?![.\d])", "0.5", text)
+    text = re.sub(r"─+", "", text)
+    return sorted(" ".join(line.split()) for line in text.splitlines() if line.strip())
+
+
+def sorted_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: sorted_lists(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return sorted((sorted_lists(inner) for inner in value), key=repr)
+    return value
+
+
+# -- links and places -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Every file and heading that a document points to exists."""
+    for link in links(path):
+        if link.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=document_id)
+def test_no_document_names_a_place_of_one_machine(path: Path) -> None:
+    """A reader's folders are not those of whoever wrote."""
+    assert not re.search(r"/(?:work|root|tmp|home/\w+)/", path.read_text())
+    assert str(Path.home()) not in path.read_text()
+
+
+def test_every_page_can_be_found_from_the_readme() -> None:
+    """Nothing is documented where nobody comes by."""
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        targets = {(path.parent / link.partition("#")[0]).resolve() for link in links(path)}
+        waiting += [to for to in targets - reached if to.suffix == ".md" and to.exists()]
+    assert {path for path in DOCUMENTS if path.is_relative_to(ROOT / "docs")} <= reached
+
+
+# -- the reference ----------------------------------------------------------------------------
+
+
+def click_command(*names: str) -> click.Command:
+    command: click.Command = typer.main.get_command(app)
+    for name in names:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+def all_commands(
+    command: click.Command, name: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for inner, one in command.commands.items():
+            yield from all_commands(one, (*name, inner))
+    else:
+        yield " ".join(name), command
+
+
+def documented_commands() -> dict[str, str]:
+    """Name of a command -> its section of the reference."""
+    return {
+        " ".join(word for word in code(heading)[0].split()[1:] if word[0].islower()): text
+        for heading, text in sections(REFERENCE / "cli.md").items()
+        if heading.startswith("`lapse ")
+    }
+
+
+def test_the_reference_has_every_command() -> None:
+    """Every command has a section, and no section is of a command that is gone."""
+    assert set(documented_commands()) == {name for name, _ in all_commands(click_command())}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [pytest.param(*one, id=one[0]) for one in all_commands(click_command())]
+)
+def test_the_reference_has_every_option(name: str, command: click.Command) -> None:
+    """Options, their defaults and arguments of a command stand in its section, and no others."""
+    documented = {
+        code(cells[0])[0].split()[0]: (code(cells[1]) or [""])[0]
+        for cells in table_rows(documented_commands()[name])
+    }
+    options = {
+        option.opts[0]: default_of(option)
+        for option in command.params
+        if isinstance(option, click.Option)
+    }
+    assert documented == options
+    [heading] = [
+        heading
+        for heading in sections(REFERENCE / "cli.md")
+        if heading == f"`lapse {name}`" or heading.startswith(f"`lapse {name} ")
+    ]
+    arguments = [one.make_metavar(click.Context(command)) for one in command.params
+                 if isinstance(one, click.Argument)]
+    shown = code(heading)[0].removeprefix(f"lapse {name}").split()
+    assert [word.strip("[]") for word in shown] == [word.strip("[]") for word in arguments]
+
+
+def default_of(option: click.Option) -> str:
+    return "" if option.is_flag or option.default in (None, (), "") else str(option.default)
+
+
+def test_the_reference_has_every_setting() -> None:
+    """Every field of the settings is a row, with its default."""
+    rows = list(table_rows(sections(REFERENCE / "settings.md")["Settings"]))
+    documented = {code(cells[0])[0]: (code(cells[1]) or [""])[0] for cells in rows}
+    settings = {
+        f"LAPSE_{name.upper()}": ""
+        if field.default in (None, PydanticUndefined)
+        else str(field.default)
+        for name, field in Settings.model_fields.items()
+    }
+    made_at_start = {name for name, field in Settings.model_fields.items() if field.default_factory}
+    for name in made_at_start:
+        assert documented[f"LAPSE_{name.upper()}"]
+        settings[f"LAPSE_{name.upper()}"] = documented[f"LAPSE_{name.upper()}"]
+    assert documented == settings
+
+
+def test_the_reference_has_every_event() -> None:
+    """Every topic is a row with its own fields; the fields of all stand once."""
+    found = sections(REFERENCE / "events.md")
+    shared = {code(cells[0])[0] for cells in table_rows(found["What every event has"])}
+    assert shared == {field.name for field in fields(Event)}
+    documented = {
+        code(cells[0])[0]: set(code(cells[1])) for cells in table_rows(found["Events of a session"])
+    }
+    assert documented == {
+        kind.TOPIC: {field.name for field in fields(kind)} - shared for kind in EVENTS
+    }
+    own = {code(cells[0])[0]: set(code(cells[1])) for cells in table_rows(found["Policies"])}
+    assert own == {Applied.TOPIC: {field.name for field in fields(Applied)} - shared}
+
+
+def test_the_reference_has_every_table() -> None:
+    """Every table is a section with all of its columns."""
+    documented = {
+        heading.strip("`"): {name for cells in table_rows(text) for name in code(cells[0])}
+        for heading, text in sections(REFERENCE / "database.md").items()
+        if heading.startswith("`")
+    }
+    everything: list[MetaData] = [schema.metadata, tables.metadata]
+    assert documented == {
+        table.name: set(table.columns.keys())
+        for metadata in everything
+        for table in metadata.tables.values()
+    }
+
+
+def test_documents_are_consistent_in_their_english() -> None:
+    """The documents are written in British English; words of the program are in backticks."""
+    american = re.compile(
+        r"\b(?:behavior|color|center|license[ds]?|organize|recognize|analyze|catalog|favor)\w*\b", re.I
+    )
+    for path in DOCUMENTS:
+        assert american.findall(re.sub(r"`[^`]*`|\([^)]*\)", "", prose(path))) == [], path
