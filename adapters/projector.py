@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import zip_longest
 from threading import Event as ThreadEvent
 from time import perf_counter
@@ -26,7 +27,6 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    Table,
     and_,
     delete,
     func,
@@ -184,10 +184,10 @@ class Projector:
         """
         self._log.wakeups.listen(self._woken)
         try:
-            self._persist("start", self._start, stop)
+            self._persist("start", partial(self._start, stop), stop)
             while not stop.is_set():
                 self._woken.clear()
-                self._persist("catch_up", self.catch_up, stop)
+                self._persist("catch_up", partial(self._follow, stop), stop)
                 stop.wait(LINGER_SECONDS)
                 self._woken.wait(POLL_SECONDS)
         finally:
@@ -203,10 +203,18 @@ class Projector:
         A projection that cannot handle an event stops there, is marked as failed and tried again
         later; the others go on. Raises StoreError.
         """
-        started = perf_counter()
         self._register()
         total = 0
         while (handled := self._pass(batch, progress)) is not None:
+            total += handled
+        return total
+
+    def _follow(self, stop: ThreadEvent) -> None:
+        """As `catch_up`, but the end of the process need not wait for a long backlog."""
+        started = perf_counter()
+        self._register()
+        total = 0
+        while not stop.is_set() and (handled := self._pass(BATCH, None)) is not None:
             total += handled
         if total:
             self._out.debug(  # many a second
@@ -216,7 +224,6 @@ class Projector:
                 duration_ms=_milliseconds(started),
                 events=total,
             )
-        return total
 
     def _persist(self, operation: str, work: Callable[[], object], stop: ThreadEvent) -> None:
         """Do `work`, again and again until it succeeds or the end is wanted.
@@ -236,10 +243,11 @@ class Projector:
                 with attempt, self._failures_told(operation):
                     work()
 
-    def _start(self) -> None:
+    def _start(self, stop: ThreadEvent) -> None:
         self._register()
         for projection in self._catalogue.values():
-            self._clear(projection)
+            while not stop.is_set() and self._clear_some(projection):
+                pass
 
     def _register(self) -> None:
         """A projection that is new starts at the first event."""
@@ -399,7 +407,8 @@ class Projector:
         _patiently(StoreError, self._begin, projection)
         while (copy := _patiently(StoreError, self._building, projection)) is not None:
             _patiently(StoreError, self._build, copy, progress, batch)
-        _patiently(StoreError, self._clear, projection)
+        while _patiently(StoreError, self._clear_some, projection):
+            pass
         self._out.info(
             "projections",
             operation="rebuild",
@@ -460,17 +469,13 @@ class Projector:
                 )
             )
 
-    def _clear(self, projection: Projection) -> None:
-        """Delete the rows of generations that are served no more, in bounded transactions."""
-        while self._clear_some(projection.name, projection.table):
-            pass
-
-    def _clear_some(self, name: str, table: Table) -> int:
-        serving = select(projections.c.serving).where(projections.c.name == name)
+    def _clear_some(self, projection: Projection) -> int:
+        """Delete some rows of generations that are served no more; how many, 0: none is left."""
+        serving = select(projections.c.serving).where(projections.c.name == projection.name)
         with self._engines.write() as connection:
             generation = connection.execute(serving).scalar_one()
             query = _CLEAR[connection.dialect.name].format(
-                table=table.name, generation=int(generation), limit=CLEARED_AT_ONCE
+                table=projection.table.name, generation=int(generation), limit=CLEARED_AT_ONCE
             )
             return connection.exec_driver_sql(query).rowcount
 

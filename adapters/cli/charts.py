@@ -35,7 +35,7 @@ _MONDAY = 4 * DAY
 _MONTH = 365 * DAY // 12
 
 _REGULAR = (
-    *(n * SECOND for n in (1, 2, 5, 10, 15, 30)),
+    *(n * SECOND for n in (1, 2, 5, 10, 20, 30)),
     *(n * MINUTE for n in (1, 2, 3, 5, 10, 15, 30)),
     *(n * HOUR for n in (1, 2, 3, 6, 12)),
     *(n * DAY for n in (1, 2, 4, 7, 14, 21)),
@@ -171,7 +171,8 @@ def level_ticks(highest: int, most: int) -> list[int]:
 def time_ticks(span: Span, most: int) -> list[Tick]:
     """Round times, no more than about `most`: of a clock, days, months or years."""
     for step in _REGULAR:
-        if span.length <= step * most:
+        # A label with seconds is longer: fewer fit.
+        if span.length <= step * (most - 1 if step < MINUTE else most):
             return _labelled(_multiples(span, step), *_clock_or_day(step))
     months = next((n for n in _MONTHS if span.length <= n * _MONTH * most), _MONTHS[-1])
     starts = _months(span, months)

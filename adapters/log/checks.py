@@ -116,12 +116,12 @@ def _begun(page: Sequence[Recorded]) -> list[str]:
 
 def _folded(connection: Connection, ids: Sequence[str]) -> dict[str, Session | None]:
     query = (
-        "SELECT position, session_id, version, topic, effective_at, recorded_at, state "
+        "SELECT position, version, effective_at, recorded_at, session_id, topic, state "
         "FROM events WHERE partition = 0 AND session_id IN ({ids})"
     )
     histories: dict[str, list[Recorded]] = {id_: [] for id_ in ids}
     for row in bulk.select_in(connection, query, ids):
-        histories[row[1]].append(recorded(row))
+        histories[row[4]].append(recorded(row))
     folded: dict[str, Session | None] = {}
     for id_, history in histories.items():
         history.sort(key=lambda one: one.event.originator_version)

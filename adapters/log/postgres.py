@@ -118,6 +118,22 @@ def copy_in(
         raise _as_sqlalchemy_error(connection, statement, error) from error
 
 
+def copy_out(connection: Connection, query: str) -> bytes:
+    """The rows of `query` in COPY's binary format, from behind the header to before the trailer.
+
+    A page of events read this way takes half the time of a SELECT, whose values the driver makes
+    one by one from text.
+    """
+    statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
+    stream = BytesIO()
+    try:
+        with connection.connection.dbapi_connection.cursor() as cursor:  # type: ignore[union-attr]
+            cursor.copy_expert(statement, stream, size=1 << 18)
+    except psycopg2.Error as error:
+        raise _as_sqlalchemy_error(connection, statement, error) from error
+    return stream.getvalue()[len(COPY_SIGNATURE) : -len(COPY_TRAILER)]
+
+
 def run(
     connection: PoolProxiedConnection, statement: str, values: tuple[Any, ...] | None = None
 ) -> tuple[Any, ...] | None:

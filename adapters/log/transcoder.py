@@ -58,12 +58,10 @@ def decode_event(
         while topic in UPCASTERS:
             topic, stored = UPCASTERS[topic](stored)
         kind = _CLASSES[topic]
-        expected = _FIELDS[topic]
-        if stored.keys() != expected.keys():
-            raise ValueError("wrong fields")
-        for name, value in stored.items():
-            if type(value) not in expected[name]:
-                raise ValueError("wrong type")
+        shape = (topic, *stored, *map(type, stored.values()))
+        if shape not in _SHAPES:
+            _check(topic, stored)
+            _SHAPES.add(shape)
         stored["originator_id"] = session_id
         stored["originator_version"] = version
         stored["effective_at"] = effective_at
@@ -81,6 +79,21 @@ def decode_event(
     event = object.__new__(kind)
     event.__dict__.update(stored)
     return event
+
+
+def _check(topic: str, stored: dict[str, Any]) -> None:
+    """Raises ValueError unless these are the fields of this topic, each of its type."""
+    expected = _FIELDS[topic]
+    if stored.keys() != expected.keys():
+        raise ValueError("wrong fields")
+    for name, value in stored.items():
+        if type(value) not in expected[name]:
+            raise ValueError("wrong type")
+
+
+# Topics with the names and types of their fields that were found right: few, as fields are in
+# canonical order. Looking one up takes a fifth of the time of checking field by field.
+_SHAPES: set[tuple[object, ...]] = set()
 
 
 def _json_types(hint: Any) -> frozenset[type]:
