@@ -13,7 +13,8 @@ from domain.session import Created, Erased, Event, Expired, Recovered, Scope, Su
 
 MOST_STEPS = 50_000
 """Points a series keeps; beyond it looks a coarser grid, so that memory stays bounded."""
-_GRIDS = (SECOND, MINUTE, HOUR, 24 * HOUR)
+# No coarser than hours: a century has fewer of them than a million.
+_GRIDS = (SECOND, MINUTE, HOUR)
 
 
 class Series:
@@ -124,23 +125,6 @@ class Simulation:
         self._records[session_id] = 1
         self._tiers[session_id] = tier
         self.kept[tier].change(at, 1)
-
-
-def thinned(points: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    """At most `most` points of a line, the highest and lowest of each stretch kept: for drawing."""
-    if len(points) <= most:
-        return list(points)
-    size = -(-len(points) * 2 // most)
-    chosen: list[tuple[int, int]] = []
-    for start in range(0, len(points), size):
-        stretch = points[start : start + size]
-        extremes = {min(stretch, key=_level), max(stretch, key=_level)}
-        chosen += sorted(extremes)
-    return chosen
-
-
-def _level(point: tuple[int, int]) -> int:
-    return point[1]
 
 
 def per_hour(points: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
