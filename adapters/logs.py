@@ -6,6 +6,7 @@ Callers log closed names, ids, counts and times; texts of exceptions only where 
 import logging
 import sys
 
+import stamina.instrumentation
 import structlog
 
 
@@ -27,3 +28,5 @@ def configure_logs(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
     # A tick that finds the one before still sweeping has nothing to do; that is no warning.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    # Whoever retries says so itself, in its own words.
+    stamina.instrumentation.set_on_retry_hooks([])

@@ -76,6 +76,7 @@ def _serve(lapse: Lapse, ready_file: Path | None) -> None:
         _write_ready(ready_file)
     log.info("serve", operation="start", result="ready", pid=os.getpid())
     stop.wait()
+    lapse.projector.wake()
     ticker.close()
     projecting.join()
     log.info("serve", operation="stop", result="done")
@@ -145,7 +146,7 @@ def status(db: Database = None, as_json: Json = False) -> None:
     """Say how things stand: schema, log, sessions per policy, what is due, projections."""
     with refusals(), open_lapse(load(db)) as lapse:
         now = lapse.clock()
-        with lapse.engines.read() as connection:
+        with lapse.engines.snapshot() as connection:
             per_policy = active_sessions.statistics(
                 connection, lapse.policies.known, decode_state, now
             )

@@ -295,7 +295,7 @@ def test_a_kill_right_after_the_switch_leaves_nothing_wrong(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(lapse.projector, "_clear", killed)
+        patch.setattr(lapse.projector, "_clear_some", killed)
         with pytest.raises(Killed):
             lapse.projector.rebuild("audit", ignored)
     assert generations(lapse, AUDIT) == [1, 2]
@@ -577,6 +577,26 @@ def test_it_stops_while_the_database_is_away(lapse: Lapse, monkeypatch: pytest.M
     monkeypatch.setattr(lapse.log, "read", failing)
     with running(lapse):  # on leaving, the thread is joined
         assert refused.wait(TIMEOUT)
+
+
+def test_it_stops_in_the_middle_of_a_backlog(lapse: Lapse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the process does not wait until the whole log is read; the rest comes later."""
+    monkeypatch.setattr("adapters.projector.BATCH", 6)
+    lives(lapse, 0, 20)
+    stop = threading.Event()
+    read = lapse.log.read
+
+    def stopped(after: int, limit: int, upto: int | None = None) -> Sequence[Recorded]:
+        if after >= 12:
+            stop.set()
+            lapse.projector.wake()
+        return read(after, limit, upto)
+
+    monkeypatch.setattr(lapse.log, "read", stopped)
+    lapse.projector.run(stop)
+    assert audited(lapse) == list(range(1, 19))
+    lapse.projector.catch_up()
+    assert audited(lapse) == list(range(1, 61))
 
 
 def test_a_missing_table_does_not_end_it_either(lapse: Lapse) -> None:
