@@ -756,7 +756,7 @@ _FULL_TIER = frozenset({Scope.FULL, Scope.CHUNKS, Scope.FILES})
 class _Life:
     """One life of a session as its rules alone would lead it, in steps of what is due.
 
-    What an application does (`happens`: complete, fail, store, summarize, end it for a limit) it
+    What an application does (`happens`: store, summarize, complete, fail, end it for a limit) it
     does at the start, where it leaves most time for what follows. seen: whether somebody is seen
     all the time until the end, or nobody ever. Nobody extends, recovers or holds: those only move
     what would come anyway.
@@ -764,22 +764,21 @@ class _Life:
 
     def __init__(self, policy: RetentionPolicy, happens: Iterable[Since], *, seen: bool) -> None:
         self.rules = policy.rules
-        self.moments = dict.fromkeys((Since.CREATED, *happens), 0)
-        if not seen or Since.EXPIRED in self.moments:
-            self.moments[Since.LAST_SEEN] = 0
-        self.gone: set[Scope] = set(_FULL_TIER) if Since.SUMMARIZED in self.moments else set()
-        self.summary = Since.SUMMARIZED in self.moments
+        self.moments = {Since.CREATED: 0, Since.LAST_SEEN: 0}
+        self.gone: set[Scope] = set()
+        self.summary = False
         self.compressed = False
         self.warned_at = -1
         self.fired: list[int] = []
         # Rules that something counted for, until another took what they act on.
         self.ended: dict[int, Rule] = {}
-        while (index := self._next()) is not None:
-            waiting = [other for other in range(len(self.rules)) if self._due(other) is not None]
-            self._fire(index)
-            for other in waiting:
-                if self._due(other) is None:
-                    self.ended.setdefault(other, self.rules[index])
+        self._run(until=0)
+        for moment in happens:
+            self._happen(moment)
+            self._run(until=0)
+        if seen and Since.EXPIRED not in self.moments:
+            del self.moments[Since.LAST_SEEN]
+        self._run(until=None)
 
     @property
     def forgotten(self) -> bool:
@@ -787,11 +786,34 @@ class _Life:
         erases = any(rule.scope is Scope.EVERYTHING for rule in self.rules)
         return erases and Since.EXPIRED in self.moments and Scope.EVERYTHING not in self.gone
 
-    def _next(self) -> int | None:
+    def _run(self, until: int | None) -> None:
+        """Carry out what is due by then (None: ever)."""
+        while (index := self._next(until)) is not None:
+            waiting = [other for other in range(len(self.rules)) if self._due(other) is not None]
+            self._fire(index)
+            for other in waiting:
+                if self._due(other) is None:
+                    self.ended.setdefault(other, self.rules[index])
+
+    def _happen(self, moment: Since) -> None:
+        """An application does something, if the session still allows it."""
+        if Since.EXPIRED in self.moments or Scope.EVERYTHING in self.gone:
+            return
+        if moment in (Since.STORED, Since.SUMMARIZED) and Scope.FULL in self.gone:
+            return
+        self.moments[moment] = 0
+        if moment is Since.STORED:
+            self.gone -= _FULL_TIER
+        elif moment is Since.SUMMARIZED:
+            self.summary = True
+            self._take(Scope.FULL, 0)
+
+    def _next(self, until: int | None) -> int | None:
         due = {
             index: at for index in range(len(self.rules)) if (at := self._due(index)) is not None
         }
-        return min(due, key=lambda index: due[index]) if due else None
+        index = min(due, key=lambda index: due[index], default=None)
+        return index if index is not None and (until is None or due[index] <= until) else None
 
     def _due(self, index: int) -> int | None:
         rule = self.rules[index]
@@ -840,7 +862,7 @@ class _Life:
                 self.warned_at = at
             case Do.EXPIRE:
                 self.moments[Since.EXPIRED] = at
-                self.moments.setdefault(Since.LAST_SEEN, at)
+                self.moments.setdefault(Since.LAST_SEEN, max(0, at - 1))
 
     def _take(self, scope: Scope, at: int) -> None:
         self.gone |= _FULL_TIER if scope is Scope.FULL else {scope}
@@ -848,10 +870,17 @@ class _Life:
             self.moments.setdefault(Since.SUMMARIZED, at)
 
 
+_HAPPENS = (Since.STORED, Since.SUMMARIZED, Since.COMPLETED, Since.FAILED, Since.EXPIRED)
+"""What an application can do, in the order that allows most of it."""
+
+
 def _lives(policy: RetentionPolicy) -> list[_Life]:
     """Enough lives that a rule which fires in none of them fires in no life at all."""
-    asked = {rule.since for rule in policy.rules}
-    possible = asked & {Since.COMPLETED, Since.FAILED, Since.STORED}
+    possible = {rule.since for rule in policy.rules} & {
+        Since.STORED,
+        Since.COMPLETED,
+        Since.FAILED,
+    }
     if policy.summary:
         possible.add(Since.SUMMARIZED)
     if policy.limits.on_exceed is OnExceed.EXPIRE_OLDEST:
@@ -859,7 +888,7 @@ def _lives(policy: RetentionPolicy) -> list[_Life]:
     return [
         _Life(policy, happens, seen=seen)
         for count in range(len(possible) + 1)
-        for happens in combinations(sorted(possible), count)
+        for happens in combinations([moment for moment in _HAPPENS if moment in possible], count)
         if not {Since.COMPLETED, Since.FAILED} <= set(happens)
         for seen in (False, True)
     ]

@@ -197,7 +197,7 @@ def _pace(
 def _introduce(folder: Path, duration: int | None) -> None:
     length = f"{duration / SECOND:.0f} s" if duration else "about a minute; Ctrl-C ends it"
     console.print(
-        f"{DAYS} days in {length}: made-up people visit, read, train, upload and leave,\n"
+        f"Up to {DAYS} days in {length}: made-up people visit, read, train, upload and leave,\n"
         "and Lapse forgets them on time. Everything happens in one SQLite file; who somebody was\n"
         "is sealed under keys that go when the session is erased.\n"
         f"  database  {folder / 'db' / 'lapse.db'}\n  keys      {folder / 'keys'}\n",
@@ -210,7 +210,7 @@ def _table(lapse: Lapse, show: Demo, now: int) -> Table:
     table = Table(
         title=format_instant(now), title_justify="left", header_style="bold", box=SIMPLE_HEAD
     )
-    for column in ("policy", "created", "live", "summarized", "expired", "erased", "refused"):
+    for column in ("policy", "created", "live", "summarized", "expired", "erasures", "refused"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for row in _figures(lapse, show):
         table.add_row(*(str(cell) for cell in row.values()))
@@ -227,7 +227,7 @@ def _figures(lapse: Lapse, show: Demo) -> list[dict[str, str | int]]:
             "live": lapse.log.live(name),
             "summarized": totals.get((name, "session.summarized"), 0),
             "expired": totals.get((name, "session.expired"), 0),
-            "erased": totals.get((name, "session.erased"), 0),
+            "erasures": totals.get((name, "session.erased"), 0),
             "refused": show.refused[name],
         }
         for name in sorted(lapse.policies.known)

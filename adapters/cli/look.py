@@ -134,6 +134,7 @@ def audit_show(
     """
     with refusals(), open_lapse(load(db)) as lapse:
         lapse.projector.catch_up()
+        stopped = lapse.projector.lag()[audit.NAME]
         with lapse.engines.read() as connection:
             entries = audit.of_session(connection, session_id, after=after, limit=limit)
         rows = [
@@ -158,6 +159,12 @@ def audit_show(
                 "token",
             )
             print_table("Audit", columns, [[row[c] for c in columns] for row in rows])
+        if stopped.failed_at is not None:
+            say_error(
+                f"the audit ends before event {stopped.position + 1}, which cannot be handled "
+                f"({stopped.failure}): run `lapse db check`"
+            )
+            raise typer.Exit(FAILED)
         if not rows and not after:
             say_error(f"nothing is known of {session_id}")
             raise typer.Exit(FAILED)

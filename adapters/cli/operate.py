@@ -21,7 +21,7 @@ from adapters.log.migrate import Schema, schema_of, upgrade
 from adapters.log.transcoder import decode_state
 from adapters.scheduler.ticker import Ticker, log_sweep
 from adapters.wiring import Lapse, database_file, make_folder, open_database, open_lapse
-from domain.errors import SettingsInvalid
+from domain.errors import SchemaTooNew, SettingsInvalid
 from domain.ports import SweepCount
 from domain.use_cases import sweep as use_case
 from projections import active_sessions, usage
@@ -62,6 +62,10 @@ def _serve(lapse: Lapse, ready_file: Path | None) -> None:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
+    if ready_file is not None:
+        _write_ready(
+            _partial(ready_file)
+        )  # that it can be written is known before anything is done
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     ticker = Ticker(
@@ -73,7 +77,7 @@ def _serve(lapse: Lapse, ready_file: Path | None) -> None:
     ticker.start()
     projecting.start()
     if ready_file is not None:
-        _write_ready(ready_file)
+        _partial(ready_file).replace(ready_file)
     log.info("serve", operation="start", result="ready", pid=os.getpid())
     stop.wait()
     lapse.projector.wake()
@@ -82,12 +86,14 @@ def _serve(lapse: Lapse, ready_file: Path | None) -> None:
     log.info("serve", operation="stop", result="done")
 
 
+def _partial(path: Path) -> Path:
+    """Renamed in the end: whoever waits for the file reads it the moment it appears."""
+    return path.with_name(f"{path.name}.partial")
+
+
 def _write_ready(path: Path) -> None:
-    """Complete or not at all: whoever waits for the file reads it the moment it appears."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(orjson.dumps({"url": None, "pid": os.getpid()}))
-        partial.replace(path)
+        path.write_bytes(orjson.dumps({"url": None, "pid": os.getpid()}))
     except OSError as error:
         raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
 
@@ -216,7 +222,7 @@ def db_upgrade(db: Database = None, as_json: Json = False) -> None:
         with open_database(settings) as engines:
             before = schema_of(engines)
             if before is Schema.NEWER:
-                raise SettingsInvalid(
+                raise SchemaTooNew(
                     "this database was written by a newer version of Lapse: use that version"
                 )
             upgrade(engines)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from adapters.importers.formats import FORMATS, VisitorBy, read
+from adapters.importers.formats import FORMATS, Parser, VisitorBy, read
 from adapters.importers.source import Source, SourceError
 from domain.errors import SourceUnreadable
 from domain.policy import SECOND, Versions
@@ -134,11 +134,21 @@ def _feed(
                 target.lease.renew()
                 ingest.feed(batch, batch[-1].line, parser.header_lines)
             progress(source.bytes_read, source.size, batch[-1].line)
-    finally:
-        # Lines at the end that say nothing (a blank one, a notice) are read all the same.
-        for ingest in ingests:
-            if source.lines_read > ingest.tally.line:
-                ingest.feed((), source.lines_read, parser.header_lines)
+    except SourceError:
+        _note_rest(source, parser, ingests)
+        raise
+    _note_rest(source, parser, ingests)
+
+
+def _note_rest(source: Source, parser: Parser, ingests: Sequence[Ingest]) -> None:
+    """Lines at the end that say nothing (a blank one, a notice) are read all the same.
+
+    Only where the source ended: after any other error the last batch may not be written, and its
+    lines must be read again.
+    """
+    for ingest in ingests:
+        if source.lines_read > ingest.tally.line:
+            ingest.feed((), source.lines_read, parser.header_lines)
 
 
 def _open(path: str) -> Source:

@@ -5,11 +5,13 @@ one that has imported it already, with an environment, a folder and files of its
 starts the program that people start.
 """
 
+import ctypes
 import io
 import json
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,7 @@ from tests.servers import wait_until
 
 DONE, FAILED, USAGE, REFUSED = range(4)
 KILLED = -signal.SIGKILL
+INTERRUPTED = 130
 PATIENCE = 120
 """Seconds after which a command is taken to hang."""
 
@@ -82,6 +85,11 @@ class Running:
     def kill(self) -> Answer:
         """`kill -9`; also fine if it has ended already."""
         self._process.kill()
+        return self.wait()
+
+    def interrupt(self) -> Answer:
+        """Ctrl-C, and what it came to."""
+        os.kill(self.pid, signal.SIGINT)
         return self.wait()
 
     def stop(self) -> Answer:
@@ -145,21 +153,27 @@ class Installation:
         self.now = (datetime.fromisoformat(self.now) + timedelta(**time)).isoformat()
 
     def lapse(
-        self, *arguments: str, expect: int | None = DONE, stdin: Path | None = None, **env: str
+        self, *arguments: str, expect: int | None = DONE, stdin: Path | None = None, **env: Any
     ) -> Answer:
         """Run a command to its end. expect: its exit code; None: whatever."""
         return _as_expected(self.start(*arguments, stdin=stdin, **env).wait(), expect)
 
-    def ask(self, *arguments: str, expect: int | None = DONE, **env: str) -> Any:
+    def ask(self, *arguments: str, expect: int | None = DONE, **env: Any) -> Any:
         """The JSON document a command answers with."""
         return self.lapse(*arguments, "--json", expect=expect, **env).document
 
     def start(
-        self, *arguments: str, stdin: Path | None = None, user: int | None = None, **env: str
+        self, *arguments: str, stdin: Path | None = None, ordinary: bool = False, **env: Any
     ) -> Running:
-        """Start a command. env: more variables. user: the id of who runs it, for root to say."""
+        """Start a command. env: more variables. ordinary: modes of files stop it, also if root runs
+        the tests."""
         return run_in_process(
-            "adapters.cli.main:app", arguments, self._outputs(), self.environment | env, stdin, user
+            "adapters.cli.main:app",
+            arguments,
+            self._outputs(),
+            self.environment | env,
+            stdin,
+            ordinary=ordinary,
         )
 
     @contextmanager
@@ -177,10 +191,10 @@ class Installation:
 
     def program(self, target: str, *arguments: str) -> Running:
         """Start `target` (module:function) with `arguments` in place of the command."""
-        return run_in_process(target, arguments, self._outputs(), self.environment, None, None)
+        return run_in_process(target, arguments, self._outputs(), self.environment)
 
     def installed(
-        self, *arguments: str, expect: int | None = DONE, stdin: bytes = b"", **env: str
+        self, *arguments: str, expect: int | None = DONE, stdin: bytes = b"", **env: Any
     ) -> Answer:
         """Run the installed program itself."""
         ended = subprocess.run(
@@ -211,7 +225,7 @@ class Installation:
         return usage.ru_maxrss * 1024
 
     @contextmanager
-    def serving(self, **env: str) -> Iterator[Running]:
+    def serving(self, **env: Any) -> Iterator[Running]:
         """`lapse serve` while the block runs; SIGTERM must end it in order."""
         ready = self.folder / f"ready-{next(self._numbers)}"
         service = self.start("serve", "--ready-file", str(ready), **env)
@@ -235,15 +249,16 @@ def run_in_process(
     arguments: tuple[str, ...],
     outputs: tuple[Path, Path],
     environment: Mapping[str, str],
-    stdin: Path | None,
-    user: int | None,
+    stdin: Path | None = None,
+    *,
+    ordinary: bool = False,
 ) -> Running:
     """Start `target` (module:function) as a program; its outputs go to the two files."""
     for path in outputs:
         path.touch()
     process = _processes.Process(
         target=_become,
-        args=(target, arguments, outputs, dict(environment), stdin, user),
+        args=(target, arguments, outputs, dict(environment), stdin, ordinary),
         daemon=True,  # ends with the test run
     )
     process.start()
@@ -256,30 +271,34 @@ def _become(
     outputs: tuple[Path, Path],
     environment: dict[str, str],
     stdin: Path | None,
-    user: int | None,
+    ordinary: bool,
 ) -> None:
     """In the forked process."""
     for number, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_WRONLY), number)
     os.dup2(os.open(stdin or os.devnull, os.O_RDONLY), 0)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - multiprocessing closed the first
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing closed the first
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(environment["HOME"])
     os.umask(0o022)
-    if user is not None:
-        os.setgroups([])
-        os.setgid(user)
-        os.setuid(user)
+    if ordinary and os.getuid() == 0:
+        _drop_capabilities()
     sys.argv = ["lapse", *arguments]
     module, _, name = target.partition(":")
     __import__(module)
     getattr(sys.modules[module], name)()
 
 
+def _drop_capabilities() -> None:
+    """Root without them is an ordinary user who owns root's files: see capabilities(7)."""
+    header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    assert ctypes.CDLL(None).capset(header, bytes(24)) == 0
+
+
 def _has_open(running: Running, path: Path) -> bool:
     """Whether the command has the file open, as its standard input."""
-    return os.path.samefile(f"/proc/{running.pid}/fd/0", path)
+    return path.samefile(f"/proc/{running.pid}/fd/0")
 
 
 def _as_expected(answer: Answer, code: int | None) -> Answer:

@@ -12,6 +12,7 @@ import pytest
 from tests.acceptance import databases
 from tests.acceptance.commands import (
     FAILED,
+    INTERRUPTED,
     KILLED,
     REFUSED,
     Installation,
@@ -114,6 +115,20 @@ class TestKilledImport:
             wait_for(site, HEAD, moment, running)
             assert running.kill().code == KILLED
             site.wait(seconds=DEAD_IMPORT)
+        self.assert_undisturbed(site, nasa, site.lapse(*ingest).document)
+
+    @pytest.mark.row("P5.6")
+    def test_stopped_with_ctrl_c_it_goes_on_at_once(
+        self, site: Installation, nasa: Path, ingest: tuple[str, ...]
+    ) -> None:
+        """What it had read and not written yet is read again; the clock is free at once."""
+        site.lapse("db", "upgrade")
+        for moment in sorted(random.Random(SEED).sample(range(1, 11_500), 4)):
+            running = site.start(*ingest)
+            wait_for(site, HEAD, moment, running)
+            answer = running.interrupt()
+            assert answer.code == INTERRUPTED
+            assert answer.err == "lapse: stopped; what was acknowledged is kept\n"
         self.assert_undisturbed(site, nasa, site.lapse(*ingest).document)
 
     class TestDatabase:
@@ -337,11 +352,12 @@ class TestHalfWay:
 
     @pytest.mark.row("P5.6")
     def test_memory_does_not_grow_with_the_log(self, site: Installation) -> None:
-        """Five times as many visits take as much memory: they are read and written in batches."""
-        ingest = ("ingest", "-", "--format", "jsonl", "--policy", "web-visit")
-        few = site.peak(*ingest, stdin=Path(visitors(site.folder, 3_000)))
-        many = site.peak(*ingest, stdin=Path(visitors(site.folder, 15_000)))
-        assert databases.events(site.database_url)["erased"] == 18_000
+        """Four times as many open visits take as much memory: they are read and written in
+        batches."""
+        ingest = ("ingest", "-", "--format", "jsonl", "--policy", "web-visit", "--until", "last")
+        few = site.peak(*ingest, stdin=Path(visitors(site.folder, 2_500)))
+        many = site.peak(*ingest, stdin=Path(visitors(site.folder, 10_000)))
+        assert databases.events(site.database_url)["created"] == 12_500
         assert many < 1.2 * few
         assert many < 300_000_000
 

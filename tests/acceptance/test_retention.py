@@ -32,7 +32,7 @@ def seen(
     return line if room is None else line | {"room": room}
 
 
-def record(site: Installation, policy: str, *lines: dict[str, Any], **env: str) -> Any:
+def record(site: Installation, policy: str, *lines: dict[str, Any], **env: Any) -> Any:
     """Import lines, the clock standing at the last one afterwards."""
     path = written(site.folder / f"{policy}.jsonl", list(lines))
     done = site.ask(
@@ -180,7 +180,7 @@ ONLY_BIOMETRIC = ("SESSION_TIMEOUT", "SUMMARY_TIMEOUT", "MAX_CONCURRENT_SESSIONS
 class TestConfiguration:
     """Everything comes from the environment or the policy file."""
 
-    def document(self, site: Installation, policy: str, **env: str) -> Any:
+    def document(self, site: Installation, policy: str, **env: Any) -> Any:
         """The newest version of a policy."""
         [*_, newest] = site.ask("policy", "show", policy, **env)[policy]
         return newest["policy"]
@@ -196,7 +196,8 @@ class TestConfiguration:
         assert named == {variable for _, variable, *_ in VARIABLES}
         presets = {name: self.document(site, name) for name in PRESETS}
         for policy, variable, value, path, expected in VARIABLES:
-            shown = site.ask("policy", "show", **{variable: value})
+            changed: dict[str, Any] = {variable: value}
+            shown = site.ask("policy", "show", **changed)
             found = shown[policy][-1]["policy"]
             before = presets[policy]
             for step in path:

@@ -4,7 +4,7 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,7 +14,16 @@ from eventsourcing.persistence import StoredEvent
 
 from adapters.wiring import Lapse
 from tests.benchmarks import _peers as peers
-from tests.benchmarks._ours import ACTOR, POLICY, START, command_of, new_lapse_on, lives, recorder_on
+from tests.benchmarks._ours import (
+    ACTOR,
+    POLICY,
+    START,
+    command_of,
+    database_of,
+    lives,
+    new_lapse_on,
+    recorder_on,
+)
 from tests.benchmarks._ours import use_case_of as sessions_create_of
 from tests.benchmarks._report import Row, compared
 from tests.benchmarks._rounds import from_threads, in_turns, rate
@@ -26,22 +35,21 @@ STATE = json.dumps({"timestamp": "2026-11-01T10:00:00+00:00", "value": "x" * 120
 TOPIC = "tests.domain:BankAccount.TransactionAppended"
 
 
-def single(scale: Scale) -> Iterator[Row]:
+def single(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """One event per call at the recorder, from eight threads, on PostgreSQL."""
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
-        raw = server.create_database()
+        raw = stack.enter_context(database_of(server))
         peers.create_raw_table(raw)
-        ours = stack.enter_context(recorder_on(server.create_database()))
+        ours = stack.enter_context(recorder_on(stack.enter_context(database_of(server))))
         library = stack.enter_context(
-            peers.library_on_postgres(server, server.create_database(), FEW)
+            peers.library_on_postgres(server, stack.enter_context(database_of(server)), FEW)
         )
         figures = in_turns(
             scale.rounds,
             {
-                "ours": _singly(scale, lambda: ours.insert_events),
-                "library": _singly(scale, lambda: library.recorder.insert_events),
-                "raw": _singly(scale, lambda: peers.raw_insert(raw)),
+                "ours": _singly(scale, lambda: nullcontext(ours.insert_events)),
+                "library": _singly(scale, lambda: nullcontext(library.recorder.insert_events)),
+                "raw": _singly(scale, partial(peers.raw_insert, raw)),
             },
         )
     what = "PostgreSQL, single events/s at the recorder, 8 threads"
@@ -49,7 +57,7 @@ def single(scale: Scale) -> Iterator[Row]:
     yield compared(f"{what} (peer: raw INSERT, no order)", figures["ours"], figures["raw"], 0.8)
 
 
-def single_sqlite(scale: Scale) -> Iterator[Row]:
+def single_sqlite(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """The same on SQLite."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -59,8 +67,8 @@ def single_sqlite(scale: Scale) -> Iterator[Row]:
         figures = in_turns(
             scale.rounds,
             {
-                "ours": _singly(scale, lambda: ours.insert_events),
-                "library": _singly(scale, lambda: library.recorder.insert_events),
+                "ours": _singly(scale, lambda: nullcontext(ours.insert_events)),
+                "library": _singly(scale, lambda: nullcontext(library.recorder.insert_events)),
                 "raw": _singly(scale, raw.connected),
             },
         )
@@ -69,15 +77,14 @@ def single_sqlite(scale: Scale) -> Iterator[Row]:
     yield compared(f"{what} (peer: eventsourcing.sqlite)", figures["ours"], figures["library"])
 
 
-def commands(scale: Scale) -> Iterator[Row]:
+def commands(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """Sessions that begin: decided, encoded, folded, committed; on PostgreSQL."""
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
-        raw = server.create_database()
+        raw = stack.enter_context(database_of(server))
         peers.create_raw_table(raw)
-        ours = stack.enter_context(new_lapse_on(server.create_database()))
+        ours = stack.enter_context(new_lapse_on(stack.enter_context(database_of(server))))
         library = stack.enter_context(
-            peers.library_on_postgres(server, server.create_database(), FEW)
+            peers.library_on_postgres(server, stack.enter_context(database_of(server)), FEW)
         )
         few = in_turns(
             scale.rounds,
@@ -92,7 +99,7 @@ def commands(scale: Scale) -> Iterator[Row]:
             {
                 "steps": _repeating(scale, MANY, lambda: command_of(ours)),
                 "create": _repeating(scale, MANY, lambda: sessions_create_of(ours)),
-                "raw": _singly(scale, lambda: peers.raw_insert(raw), MANY),
+                "raw": _singly(scale, partial(peers.raw_insert, raw), MANY),
             },
         )
     named = {
@@ -107,13 +114,12 @@ def commands(scale: Scale) -> Iterator[Row]:
         yield compared(f"{what}, 64 threads ({peer})", many[key], many["raw"], 1)
 
 
-def existing(scale: Scale) -> Iterator[Row]:
+def existing(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """Commands on sessions that exist: found, decided, committed."""
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
-        ours = stack.enter_context(new_lapse_on(server.create_database()))
+        ours = stack.enter_context(new_lapse_on(stack.enter_context(database_of(server))))
         library = stack.enter_context(
-            peers.library_on_postgres(server, server.create_database(), FEW)
+            peers.library_on_postgres(server, stack.enter_context(database_of(server)), FEW)
         )
         figures = in_turns(
             scale.rounds,
@@ -127,17 +133,16 @@ def existing(scale: Scale) -> Iterator[Row]:
     yield compared(f"{what} ({peer})", figures["ours"], figures["library"])
 
 
-def bulk(scale: Scale) -> Iterator[Row]:
+def bulk(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """Many events per call, one thread, on PostgreSQL."""
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
-        raw = server.create_database()
+        raw = stack.enter_context(database_of(server))
         peers.create_raw_table(raw)
-        copy = peers.raw_copy(raw)
-        ours = stack.enter_context(recorder_on(server.create_database()))
-        lapse = stack.enter_context(new_lapse_on(server.create_database()))
+        copy = stack.enter_context(peers.raw_copy(raw))
+        ours = stack.enter_context(recorder_on(stack.enter_context(database_of(server))))
+        lapse = stack.enter_context(new_lapse_on(stack.enter_context(database_of(server))))
         library = stack.enter_context(
-            peers.library_on_postgres(server, server.create_database(), FEW)
+            peers.library_on_postgres(server, stack.enter_context(database_of(server)), FEW)
         )
         figures = in_turns(
             scale.rounds,
@@ -168,13 +173,13 @@ def bulk(scale: Scale) -> Iterator[Row]:
     )
 
 
-def bulk_sqlite(scale: Scale) -> Iterator[Row]:
+def bulk_sqlite(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """The same on SQLite."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours = stack.enter_context(recorder_on(f"sqlite:///{folder / 'ours.db'}"))
         lapse = stack.enter_context(new_lapse_on(f"sqlite:///{folder / 'lapse.db'}"))
-        raw = peers.RawSQLite(folder / "raw.db").connected()
+        raw = stack.enter_context(peers.RawSQLite(folder / "raw.db").connected())
         figures = in_turns(
             scale.rounds,
             {
@@ -202,18 +207,19 @@ def bulk_sqlite(scale: Scale) -> Iterator[Row]:
 
 
 def _singly(
-    scale: Scale, connected: Callable[[], peers.Write], threads: int = FEW
+    scale: Scale, connected: Callable[[], AbstractContextManager[peers.Write]], threads: int = FEW
 ) -> Callable[[], float]:
     """One event a call, each the first of its own aggregate."""
 
-    def author() -> Callable[[], int]:
-        write = connected()
+    @contextmanager
+    def author() -> Iterator[Callable[[], int]]:
+        with connected() as write:
 
-        def operation() -> int:
-            write(_stored(1))
-            return 1
+            def operation() -> int:
+                write(_stored(1))
+                return 1
 
-        return operation
+            yield operation
 
     return lambda: from_threads(threads, scale.seconds, author)
 
@@ -227,9 +233,10 @@ def _stored(count: int) -> list[StoredEvent]:
 
 
 def _repeating(
-    scale: Scale, threads: int, author: Callable[[], Callable[[], int]]
+    scale: Scale, threads: int, operation: Callable[[], Callable[[], int]]
 ) -> Callable[[], float]:
-    return lambda: from_threads(threads, scale.seconds, author)
+    """operation: called once in each thread for what it repeats."""
+    return lambda: from_threads(threads, scale.seconds, lambda: nullcontext(operation()))
 
 
 def _saving(library: Application[UUID]) -> Callable[[], int]:

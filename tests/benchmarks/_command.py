@@ -9,20 +9,23 @@ from contextlib import redirect_stdout
 from typing import TypeVar
 
 from tests.benchmarks._report import Row, as_json, as_markdown, did_not_finish
+from tests.servers import PostgresServer
 
 Scale = TypeVar("Scale")
-Parts = Mapping[str, Callable[[Scale], Iterator[Row]]]
-"""Name of a part -> what it measures, row by row."""
+Parts = Mapping[str, Callable[[Scale, PostgresServer], Iterator[Row]]]
+"""Name of a part -> what it measures, row by row, given how much and a server."""
 
 
-def run(parts: Parts[Scale], names: Sequence[str], scale: Scale) -> Iterator[Row]:
+def run(
+    parts: Parts[Scale], names: Sequence[str], scale: Scale, server: PostgresServer
+) -> Iterator[Row]:
     """The rows of these parts. One that breaks off leaves a row that says so, and the traceback on
     standard error; the others go on."""
     for name in names:
         started = time.perf_counter()
         say(f"{name} ...")
         try:
-            for row in parts[name](scale):
+            for row in parts[name](scale, server):
                 say(f"  {'ok' if row.ok else 'NOT OK'}  {row.name}: {_figures(row)}")
                 yield row
         except Exception as error:  # noqa: BLE001 - half an hour of other parts is not thrown away
@@ -45,8 +48,10 @@ def main(
     )
     arguments = parser.parse_args(argv)
     names = arguments.only or list(parts)
-    with redirect_stdout(sys.stderr):  # logs of Lapse are no part of the report
-        rows = list(run(parts, names, quick if arguments.quick else full))
+    scale = quick if arguments.quick else full
+    # Logs of Lapse are no part of the report.
+    with redirect_stdout(sys.stderr), PostgresServer(fsync=True) as server:
+        rows = list(run(parts, names, scale, server))
     print(as_json(rows) if arguments.json else as_markdown(title, rows))
     return 0 if all(row.ok for row in rows) else 1
 

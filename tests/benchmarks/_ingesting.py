@@ -35,9 +35,9 @@ class Log:
     run_on: int = 0
 
 
-def ingesting(scale: Scale) -> Iterator[Row]:
+def ingesting(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """The made-up log and the real one, on both databases."""
-    with tempfile.TemporaryDirectory() as folder, PostgresServer(fsync=True) as server:
+    with tempfile.TemporaryDirectory() as folder:
         logs = _logs(scale, Path(folder))
         figures = in_turns(
             scale.rounds,

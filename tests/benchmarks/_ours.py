@@ -45,7 +45,7 @@ NewDatabase = Callable[[], AbstractContextManager[str]]
 
 def new_databases(server: PostgresServer) -> dict[str, NewDatabase]:
     """How to get one, on each kind."""
-    return {"SQLite": _sqlite_file, "PostgreSQL": partial(_database, server)}
+    return {"SQLite": _sqlite_file, "PostgreSQL": partial(database_of, server)}
 
 
 @contextmanager
@@ -55,7 +55,8 @@ def _sqlite_file() -> Iterator[str]:
 
 
 @contextmanager
-def _database(server: PostgresServer) -> Iterator[str]:
+def database_of(server: PostgresServer) -> Iterator[str]:
+    """An empty database of this server, which goes again."""
     url = server.create_database()
     try:
         yield url

@@ -9,7 +9,7 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -104,94 +104,105 @@ _TABLE = (
 
 def create_raw_table(url: str) -> None:
     """On PostgreSQL."""
-    connection = psycopg2.connect(url)
-    with connection, connection.cursor() as cursor:
+    with _connected(url) as connection, connection.cursor() as cursor:
         cursor.execute(_TABLE.format(serial="bigserial", uuid="uuid", bytes="bytea"))
-    connection.close()
 
 
-def raw_insert(url: str) -> Write:
+@contextmanager
+def raw_insert(url: str) -> Iterator[Write]:
     """INSERT and commit, event by event, on a connection of its own."""
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-    register_uuid(conn_or_curs=connection)
+    with _connected(url) as connection:
 
-    def write(events: Sequence[StoredEvent]) -> None:
-        with connection.cursor() as cursor:
-            for one in events:
-                cursor.execute(
-                    "INSERT INTO raw (originator_id, originator_version, topic, state) "
-                    "VALUES (%s, %s, %s, %s) RETURNING id",
-                    (one.originator_id, one.originator_version, one.topic, one.state),
+        def write(events: Sequence[StoredEvent]) -> None:
+            with connection.cursor() as cursor:
+                for one in events:
+                    cursor.execute(
+                        "INSERT INTO raw (originator_id, originator_version, topic, state) "
+                        "VALUES (%s, %s, %s, %s) RETURNING id",
+                        (one.originator_id, one.originator_version, one.topic, one.state),
+                    )
+
+        yield write
+
+
+@contextmanager
+def raw_copy(url: str) -> Iterator[Write]:
+    """One binary COPY and commit per call."""
+    with _connected(url) as connection:
+
+        def write(events: Sequence[StoredEvent]) -> None:
+            rows = b"".join(map(_copy_row, events))
+            stream = io.BytesIO(b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows + b"\xff\xff")
+            with connection.cursor() as cursor:
+                cursor.copy_expert(
+                    "COPY raw (originator_id, originator_version, topic, state) "
+                    "FROM STDIN (FORMAT binary)",
+                    stream,
                 )
 
-    return write
+        yield write
 
 
-def raw_copy(url: str) -> Write:
-    """One binary COPY and commit per call."""
+def _copy_row(one: StoredEvent) -> bytes:
+    """https://www.postgresql.org/docs/current/sql-copy.html: fields, each behind its length."""
+    assert isinstance(one.originator_id, UUID)
+    topic, version = one.topic.encode(), one.originator_version
+    return (
+        struct.pack(">hi16siqi", 4, 16, one.originator_id.bytes, 8, version, len(topic))
+        + topic
+        + struct.pack(">i", len(one.state))
+        + one.state
+    )
+
+
+@contextmanager
+def _connected(url: str) -> Iterator["psycopg2.extensions.connection"]:
     connection = psycopg2.connect(url)
     connection.autocommit = True
-
-    def write(events: Sequence[StoredEvent]) -> None:
-        tuples = []
-        for one in events:
-            assert isinstance(one.originator_id, UUID)
-            topic = one.topic.encode()
-            head = struct.pack(
-                ">hi16siqi", 4, 16, one.originator_id.bytes, 8, one.originator_version, len(topic)
-            )
-            tuples.append(head + topic + struct.pack(">i", len(one.state)) + one.state)
-        stream = io.BytesIO(b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"".join(tuples) + b"\xff\xff")
-        with connection.cursor() as cursor:
-            cursor.copy_expert(
-                "COPY raw (originator_id, originator_version, topic, state) "
-                "FROM STDIN (FORMAT binary)",
-                stream,
-            )
-
-    return write
+    register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 class RawSQLite:
     """One transaction per call: WAL, synchronous FULL, a connection for each thread.
 
-    Threads queue at a lock of Python's. Left to SQLite's own busy time-out, which sleeps, eight of
-    them write a fraction as much.
+    Threads queue at a lock of Python's, as an experienced author would have them: SQLite's own busy
+    time-out sleeps.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._turn = threading.Lock()
-        connection = self._connect()
-        connection.execute(_TABLE.format(serial="INTEGER", uuid="BLOB", bytes="BLOB"))
-        connection.close()
+        with closing(self._connect()) as connection:
+            connection.execute(_TABLE.format(serial="INTEGER", uuid="BLOB", bytes="BLOB"))
 
-    def connected(self) -> Write:
+    @contextmanager
+    def connected(self) -> Iterator[Write]:
         """For one thread."""
-        connection = self._connect()
+        with closing(self._connect()) as connection:
 
-        def write(events: Sequence[StoredEvent]) -> None:
-            rows = [
-                (one.originator_id.bytes, one.originator_version, one.topic, one.state)
-                for one in events
-                if isinstance(one.originator_id, UUID)
-            ]
-            with self._turn:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(
-                    "INSERT INTO raw (originator_id, originator_version, topic, state) "
-                    "VALUES (?, ?, ?, ?)",
-                    rows,
-                )
-                connection.execute("COMMIT")
+            def write(events: Sequence[StoredEvent]) -> None:
+                rows = [
+                    (one.originator_id.bytes, one.originator_version, one.topic, one.state)
+                    for one in events
+                    if isinstance(one.originator_id, UUID)
+                ]
+                with self._turn:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.executemany(
+                        "INSERT INTO raw (originator_id, originator_version, topic, state) "
+                        "VALUES (?, ?, ?, ?)",
+                        rows,
+                    )
+                    connection.execute("COMMIT")
 
-        return write
+            yield write
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, isolation_level=None, timeout=30, check_same_thread=False
-        )
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=30)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         return connection

@@ -10,7 +10,7 @@ from eventsourcing.application import Application
 
 from adapters.wiring import Lapse
 from tests.benchmarks import _peers as peers
-from tests.benchmarks._ours import ACTOR, POLICY, START, new_lapse_on, lives
+from tests.benchmarks._ours import ACTOR, POLICY, START, database_of, lives, new_lapse_on
 from tests.benchmarks._report import Row, compared
 from tests.benchmarks._rounds import in_turns, rate
 from tests.benchmarks._scale import Scale
@@ -21,18 +21,17 @@ LIFE = 5
 """Events of one session or visit."""
 
 
-def read(scale: Scale) -> Iterator[Row]:
+def read(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """On PostgreSQL."""
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
-        lapse = stack.enter_context(new_lapse_on(server.create_database()))
+        lapse = stack.enter_context(new_lapse_on(stack.enter_context(database_of(server))))
         library = stack.enter_context(
-            peers.library_on_postgres(server, server.create_database(), 2)
+            peers.library_on_postgres(server, stack.enter_context(database_of(server)), 2)
         )
         yield _read(scale, "PostgreSQL", lapse, library, 1.5)
 
 
-def read_sqlite(scale: Scale) -> Iterator[Row]:
+def read_sqlite(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """On SQLite."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -66,8 +66,8 @@ def required(name: str, ours: Figure, least: float) -> Row:
 
 def at_most(name: str, ours: float, most: float) -> Row:
     """Ours against a figure that was promised not to be exceeded."""
-    ratio = most / ours
-    return Row(name, ours, most, ratio, 1.0, ratio >= 1.0)
+    ratio = most / ours if ours else None
+    return Row(name, ours, most, ratio, 1.0, ours <= most)
 
 
 def alike(name: str, ours: Figure, peer: Figure, tolerance: float) -> Row:

@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 
 from tests.benchmarks._report import Figure
 
-Author = Callable[[], Callable[[], int]]
-"""Called in a thread of its own: opens what it needs and answers with the operation to repeat,
-which answers with how many events it wrote."""
+Author = Callable[[], AbstractContextManager[Callable[[], int]]]
+"""Entered in a thread of its own: opens what it needs and gives the operation to repeat, which
+answers with how many events it wrote."""
 
 
 def in_turns(rounds: int, contestants: Mapping[str, Callable[[], float]]) -> dict[str, Figure]:
@@ -35,17 +36,18 @@ def from_threads(count: int, seconds: float, author: Author) -> float:
     gate = threading.Barrier(count, set_off)
 
     def work() -> tuple[int, float]:
-        try:
-            operation = author()
-            operation()
-        except BaseException:
-            gate.abort()
-            raise
-        gate.wait()
-        written = 0
-        while time.perf_counter() < stop:
-            written += operation()
-        return written, time.perf_counter()
+        with ExitStack() as stack:
+            try:
+                operation = stack.enter_context(author())
+                operation()
+            except BaseException:
+                gate.abort()  # the others wait in vain
+                raise
+            gate.wait()
+            written = 0
+            while time.perf_counter() < stop:
+                written += operation()
+            return written, time.perf_counter()
 
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(work) for _ in range(count)]

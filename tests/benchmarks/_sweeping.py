@@ -27,11 +27,10 @@ NOW = START + 2 * HOUR
 """When the sweep comes: sessions of the first hour are due, those of the third are not."""
 
 
-def sweeping(scale: Scale) -> Iterator[Row]:
+def sweeping(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """The same backlog beside few and beside many sessions that are alive. The databases are
     prepared once and copied for each run."""
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         few = _prepared(server, keys, scale.due, scale.alive)
         many = _prepared(server, keys, scale.due, scale.crowd)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 START = 1_577_836_800
-"""2020-01-01T00:00:00Z, seconds: the past for any clock, since what lies in the future is rejected."""
+"""2020-01-01T00:00:00Z in seconds. The past, since records that lie in the future are rejected."""
 VISITS_PER_SECOND = 0.05
 PAGES_PER_VISIT = 10
 SECONDS_PER_PAGE = 30.0

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from tests.benchmarks import _appending, _command, _ingesting, _reading, _sweeping
 from tests.benchmarks._report import Row
 from tests.benchmarks._scale import FULL, QUICK, Scale
+from tests.servers import PostgresServer
 
-PARTS: Mapping[str, Callable[[Scale], Iterator[Row]]] = {
+PARTS: Mapping[str, Callable[[Scale, PostgresServer], Iterator[Row]]] = {
     "single": _appending.single,
     "single-sqlite": _appending.single_sqlite,
     "commands": _appending.commands,

@@ -47,6 +47,7 @@ POLICIES = parse(
     [policy.lead]
     limits = { per_owner = 2, on_exceed = "expire-oldest" }
     rules = [
+      { since = "created", after = "7d", do = "compress" },
       { since = "created", after = "30d", do = "expire" },
       { since = "expired", after = "1d", do = "erase" },
     ]

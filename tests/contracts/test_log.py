@@ -639,6 +639,16 @@ def test_a_row_that_was_decided_backs_off_from_the_beginning(store: Store) -> No
     assert store.log.next_due() == TEN + DAY + 2 * SECOND
 
 
+def test_a_row_that_was_written_backs_off_from_the_beginning(store: Store) -> None:
+    """A command that went well says that the session is all right."""
+    store.log.submit(opening("a", due_at=TEN), TEN)
+    sweep_once(store.log, {}, TEN, SCHEDULER)
+    found = store.log.find(["a"])["a"]
+    store.log.submit(seen(found, TEN + 1, due_at=TEN + DAY), TEN)
+    assert sweep_once(store.log, {}, TEN + DAY, SCHEDULER).failed == 1
+    assert store.log.next_due() == TEN + DAY + 2 * SECOND
+
+
 def test_failing_and_held_rows_starve_nobody(store: Store) -> None:
     """They are passed over although they were due first and the batch holds one row only."""
     strange = [opening(f"s{number}", policy="forgotten", due_at=TEN) for number in range(3)]

@@ -208,6 +208,14 @@ def test_members_are_listed_in_the_order_they_came(store: Store) -> None:
     assert store.vault.members("nowhere") == []
 
 
+def test_who_joins_under_a_token_that_is_in_came_when_they_came(store: Store) -> None:
+    """A second joining under another name moves nothing."""
+    enter(store, "a", ADA)
+    change(store, "a", admitted=(admission(BOB, token(ADA), joined_at=TEN + 7),))
+    assert store.vault.members("a") == [Member("a", token(ADA), TEN, TEN, None)]
+    assert store.log.find(["a"])["a"].last_seen == TEN
+
+
 def test_a_new_name_leads_to_the_same_participant(store: Store) -> None:
     """The old one leads to nobody, until somebody takes it up."""
     enter(store, "a", ADA)

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
+_FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -37,7 +38,7 @@ def blocks(path: Path) -> list[Block]:
     found = list(_FENCE.finditer(text))
     starts = [*(match.start() for match in found), len(text)]
     return [
-        Block(match[1], match[2], text[match.end() : end])
+        Block(match[1], dedent(match[2]), text[match.end() : end])
         for match, end in zip(found, starts[1:], strict=True)
     ]
 

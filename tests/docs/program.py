@@ -6,6 +6,7 @@ environment, the folder and the files of the caller. What then runs is `adapters
 in the installed program.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -19,6 +20,13 @@ from pathlib import Path
 from tests.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+
+_IMPORTED = (
+    "adapters.cli.main",
+    # What it imports only when it needs it.
+    *("alembic.command", "alembic.config", "psycopg2"),
+    *("sqlalchemy.dialects.sqlite.pysqlite", "sqlalchemy.dialects.postgresql.psycopg2"),
+)
 
 _CALL = """\
 #!{python} -IS
@@ -39,19 +47,19 @@ with socket.socket(socket.AF_UNIX) as server:
 @contextmanager
 def fast_lapse(folder: Path) -> Iterator[Path]:
     """A folder for the PATH, with `lapse` in it."""
-    address = str(folder / "server")
+    address = folder / "server"
     script = folder / "bin" / "lapse"
     script.parent.mkdir()
-    script.write_text(_CALL.format(python=sys.executable, address=address))
+    script.write_text(_CALL.format(python=sys.executable, address=str(address)))
     script.chmod(0o755)
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.docs.program", address],
+        [sys.executable, "-m", "tests.docs.program", str(address)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # no terminal: what the command finds when it is imported
     ) as server:
         try:
-            wait_until(lambda: os.path.exists(address), 60, "lapse to be imported")
+            wait_until(address.exists, 60, "lapse to be imported")
             yield script.parent
         finally:
             server.terminate()
@@ -59,14 +67,8 @@ def fast_lapse(folder: Path) -> Iterator[Path]:
 
 def serve(address: str) -> None:
     """Answer calls, each in a fork of its own, until SIGTERM."""
-    import alembic.command
-    import alembic.config
-    import psycopg2  # noqa: F401 - all of these are imported when first used
-    import sqlalchemy.dialects.postgresql.psycopg2
-    import sqlalchemy.dialects.sqlite.pysqlite
-
-    import adapters.cli.main
-
+    for module in _IMPORTED:
+        importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children that ended leave nothing behind
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)

@@ -80,7 +80,7 @@ class TestPromises:
         }
 
     def test_reading_room(self) -> None:
-        """Seen every 30 s, warned, expired after an hour, removed a day later, swept every 15 min."""
+        """Seen every 30 s, warned, expired after an hour, removed a day later, swept in between."""
         room = preset("reading-room")
         assert said(room) == [
             (Since.LAST_SEEN, "50m", Do.WARN, None),

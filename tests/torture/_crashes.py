@@ -11,7 +11,14 @@ from domain.policy import HOUR
 from tests.benchmarks._ours import START, lapse_on, new_databases
 from tests.benchmarks._report import Row, exactly
 from tests.servers import PostgresServer
-from tests.torture._evidence import Acknowledged, Lives, acknowledged_in, kept, missing_of, soundness
+from tests.torture._evidence import (
+    Acknowledged,
+    Lives,
+    acknowledged_in,
+    kept,
+    missing_of,
+    soundness,
+)
 from tests.torture._load import Clock, Role, load
 from tests.torture._processes import Child, running
 from tests.torture._scale import Scale
@@ -27,13 +34,12 @@ SHORTEST, LONGEST = 0.05, 0.8
 """Seconds between the first acknowledgement and the kill."""
 
 
-def killed_process(scale: Scale) -> Iterator[Row]:
+def killed_process(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """The process dies at any moment, the next one goes on with the same database."""
-    with PostgresServer(fsync=True) as server:
-        for database, new in new_databases(server).items():
-            with new() as url, tempfile.TemporaryDirectory() as keys:
-                what = f"{database}, kill -9 of the process at {scale.kills} moments"
-                yield from _kill_processes(what, url, Path(keys), scale.kills)
+    for database, new in new_databases(server).items():
+        with new() as url, tempfile.TemporaryDirectory() as keys:
+            what = f"{database}, kill -9 of the process at {scale.kills} moments"
+            yield from _kill_processes(what, url, Path(keys), scale.kills)
 
 
 def _kill_processes(what: str, url: str, keys: Path, kills: int) -> Iterator[Row]:
@@ -54,7 +60,7 @@ def _kill_processes(what: str, url: str, keys: Path, kills: int) -> Iterator[Row
     yield from _evidence(what, url, keys, acknowledged, missing)
 
 
-def killed_server(scale: Scale) -> Iterator[Row]:
+def killed_server(scale: Scale, _shared: PostgresServer) -> Iterator[Row]:
     """PostgreSQL dies at any moment and is started again; the process that writes lives on."""
     dice = random.Random(SEED)
     what = f"PostgreSQL, kill -9 of PostgreSQL at {scale.crashes} moments"
@@ -62,7 +68,7 @@ def killed_server(scale: Scale) -> Iterator[Row]:
     missing: Acknowledged = set()
     went_on = 0
     with ExitStack() as stack:
-        server = stack.enter_context(PostgresServer(fsync=True))
+        server = stack.enter_context(PostgresServer(fsync=scale.fsync))
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = server.create_database()
         with lapse_on(url, keys):

@@ -281,6 +281,10 @@ def load(
 
 def some_sessions(lapse: Opened, dice: random.Random) -> list[str]:
     """Sessions that are there."""
-    found = [one for policy in POLICIES for one in lapse.log.due_of_policy(policy, "", 200)]
-    ids = [one.session.id for one in found]
+    ids = [
+        found.session.id
+        for policy in POLICIES
+        for found in lapse.log.due_of_policy(policy, "", 200)
+        if isinstance(found, Found)
+    ]
     return dice.sample(ids, min(len(ids), KNOWN))

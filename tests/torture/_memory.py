@@ -57,15 +57,14 @@ class Memory:
         yield at_most(f"{what}: MB at most (peer: allowed)", max(self.early, self.late), ALLOWED)
 
 
-def ingesting(scale: Scale) -> Iterator[Row]:
+def ingesting(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """`lapse ingest -`: the log comes through a pipe, which shows how far it was read."""
-    with PostgresServer(fsync=True) as server:
-        for database, new in new_databases(server).items():
-            what = f"{database}, ingesting {scale.late:,} records"
-            with new() as url, tempfile.TemporaryDirectory() as keys:
-                memory, read = _ingest(scale, url, Path(keys))
-            yield exactly(f"{what}: lines read (peer: written)", read, scale.late)
-            yield from memory.rows(what, f"record {scale.early:,}")
+    for database, new in new_databases(server).items():
+        what = f"{database}, ingesting {scale.late:,} records"
+        with new() as url, tempfile.TemporaryDirectory() as keys:
+            memory, read = _ingest(scale, url, Path(keys))
+        yield exactly(f"{what}: lines read (peer: written)", read, scale.late)
+        yield from memory.rows(what, f"record {scale.early:,}")
 
 
 def _ingest(scale: Scale, url: str, keys: Path) -> tuple[Memory, int]:
@@ -83,20 +82,20 @@ def _ingest(scale: Scale, url: str, keys: Path) -> tuple[Memory, int]:
         return memory, json.loads(process.stdout.read())["lines"]
 
 
-def rebuilding(scale: Scale) -> Iterator[Row]:
+def rebuilding(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """`lapse db rebuild audit` from a long log."""
-    with PostgresServer(fsync=True) as server:
-        for database, new in new_databases(server).items():
-            what = f"{database}, rebuilding a projection from {scale.rebuilt:,} events"
-            with new() as url, tempfile.TemporaryDirectory() as keys:
-                with lapse_on(url, Path(keys)) as lapse:
-                    _copy_lives(lapse, scale.rebuilt)
-                    memory = _rebuild(lapse, url, Path(keys))
-                    lag = lapse.projector.lag()["audit"]
-                    yield exactly(
-                        f"{what}: events it shows (peer: in the log)", lag.position, lapse.log.head()
-                    )
-            yield from memory.rows(what, "a fifth")
+    for database, new in new_databases(server).items():
+        what = f"{database}, rebuilding a projection from {scale.rebuilt:,} events"
+        with (
+            new() as url,
+            tempfile.TemporaryDirectory() as keys,
+            lapse_on(url, Path(keys)) as lapse,
+        ):
+            _copy_lives(lapse, scale.rebuilt)
+            memory = _rebuild(lapse, url, Path(keys))
+            shown = lapse.projector.lag()["audit"].position
+            yield exactly(f"{what}: events shown (peer: in the log)", shown, lapse.log.head())
+        yield from memory.rows(what, "a fifth")
 
 
 def _rebuild(lapse: Lapse, url: str, keys: Path) -> Memory:

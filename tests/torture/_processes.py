@@ -45,9 +45,7 @@ class Child:
         **kwargs: P.kwargs,
     ) -> None:
         self._inbox, pipe = _CONTEXT.Pipe(duplex=False)
-        self._process = _CONTEXT.Process(
-            target=_run, args=(work, pipe, args, kwargs), daemon=True
-        )
+        self._process = _CONTEXT.Process(target=_run, args=(work, pipe, args, kwargs), daemon=True)
         self._process.start()
         pipe.close()
 

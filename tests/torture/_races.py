@@ -5,12 +5,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from adapters.wiring import Lapse
 from tests.benchmarks._ours import START, lapse_on, new_databases
 from tests.benchmarks._report import Row, at_most, exactly
 from tests.servers import PostgresServer
-from tests.torture._evidence import Acknowledged, Lives, acknowledged_in, kept, missing_of, soundness
+from tests.torture._evidence import (
+    Acknowledged,
+    Lives,
+    acknowledged_in,
+    kept,
+    missing_of,
+    soundness,
+)
 from tests.torture._load import Clock, Counted, Role, load
 from tests.torture._processes import Child, running
 from tests.torture._scale import Scale
@@ -21,17 +29,16 @@ THREADS = 2
 ROLES = (Role.WRITER, Role.WRITER, Role.SWEEPER, Role.SWEEPER, Role.HEART)
 
 
-def races(scale: Scale) -> Iterator[Row]:
+def races(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """On both databases."""
-    with PostgresServer(fsync=True) as server:
-        for database, new in new_databases(server).items():
-            what = f"{database}, writers, sweepers and heartbeats for {scale.races:g} s"
-            with new() as url, tempfile.TemporaryDirectory() as keys:
-                acknowledged, heartbeats = _race(url, Path(keys), scale.races)
-                with lapse_on(url, Path(keys)) as lapse:
-                    yield kept(what, acknowledged, missing_of(lapse, acknowledged))
-                    yield from soundness(what, lapse)
-                    yield from _lives(what, lapse, heartbeats)
+    for database, new in new_databases(server).items():
+        what = f"{database}, writers, sweepers and heartbeats for {scale.races:g} s"
+        with new() as url, tempfile.TemporaryDirectory() as keys:
+            acknowledged, heartbeats = _race(url, Path(keys), scale.races)
+            with lapse_on(url, Path(keys)) as lapse:
+                yield kept(what, acknowledged, missing_of(lapse, acknowledged))
+                yield from soundness(what, lapse)
+                yield from _lives(what, lapse, heartbeats)
 
 
 def _race(url: str, keys: Path, seconds: float) -> tuple[Acknowledged, list[Counted]]:
@@ -43,7 +50,7 @@ def _race(url: str, keys: Path, seconds: float) -> tuple[Acknowledged, list[Coun
         Child(load, url, keys, clock, SEED + number, role, THREADS, seconds)
         for number, role in enumerate(ROLES)
     ]
-    said = []
+    said: list[Any] = []
     with running(*children):
         while any(child.exit_code is None for child in children):
             for child in children:

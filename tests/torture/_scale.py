@@ -10,7 +10,7 @@ class Scale:
     `appends` times each in a round. imported: lines of an import that is killed `stops` times.
     early, late: records after which memory is compared.
     rebuilt: events of a projection made anew. rooms: files of the IRC logs (None: all). races:
-    seconds of everybody against everybody.
+    seconds of everybody against everybody. fsync: of the PostgreSQL that crashes.
     """
 
     kills: int = 100
@@ -25,6 +25,7 @@ class Scale:
     rebuilt: int = 5_000_000
     rooms: int | None = None
     races: float = 60.0
+    fsync: bool = True
 
 
 FULL = Scale()
@@ -55,5 +56,6 @@ TINY = Scale(
     rebuilt=8_000,
     rooms=2,
     races=1.0,
+    fsync=False,
 )
 """For the test that keeps the torture alive."""

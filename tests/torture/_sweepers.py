@@ -28,17 +28,16 @@ NOW = START + 2 * HOUR
 """When all sessions are due and no erasure is."""
 
 
-def sweepers(scale: Scale) -> Iterator[Row]:
+def sweepers(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """On both databases."""
-    with PostgresServer(fsync=True) as server:
-        for database, new in new_databases(server).items():
-            what = f"{database}, {PROCESSES} processes sweep {scale.due:,} due sessions"
-            with new() as url, tempfile.TemporaryDirectory() as keys:
-                with lapse_on(url, Path(keys)) as lapse:
-                    _begin_sessions(lapse, scale.due)
-                done = _sweep_in_processes(url)
-                with lapse_on(url, Path(keys)) as lapse:
-                    yield from _evidence(what, lapse, scale.due, done)
+    for database, new in new_databases(server).items():
+        what = f"{database}, {PROCESSES} processes sweep {scale.due:,} due sessions"
+        with new() as url, tempfile.TemporaryDirectory() as keys:
+            with lapse_on(url, Path(keys)) as lapse:
+                _begin_sessions(lapse, scale.due)
+            done = _sweep_in_processes(url)
+            with lapse_on(url, Path(keys)) as lapse:
+                yield from _evidence(what, lapse, scale.due, done)
 
 
 def _begin_sessions(lapse: Lapse, count: int) -> None:

@@ -47,12 +47,13 @@ ROLLBACKS = 0.1
 SEED = 20261122
 
 
-def tailing(scale: Scale) -> Iterator[Row]:
+def tailing(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     """The recorder of the library's applications, then Lapse's own log; both databases."""
-    with PostgresServer(fsync=True) as server:
-        for database, new in new_databases(server).items():
-            yield from _beside_recorders(f"{database}, reader beside {WRITERS} recorders", new, scale)
-            yield from _beside_logs(f"{database}, reader beside {WRITERS} writers of the log", new, scale)
+    for database, new in new_databases(server).items():
+        yield from _beside_recorders(f"{database}, reader beside {WRITERS} recorders", new, scale)
+        yield from _beside_logs(
+            f"{database}, reader beside {WRITERS} writers of the log", new, scale
+        )
 
 
 # -- the recorder -----------------------------------------------------------------------------
@@ -76,7 +77,9 @@ def _beside_recorders(what: str, new: NewDatabase, scale: Scale) -> Iterator[Row
         again = 0
         while notifications := page(again):
             again = notifications[-1].id
-    yield exactly(f"{what}: events read while they were written (peer: acknowledged)", read, acknowledged)
+    yield exactly(
+        f"{what}: events read while they were written (peer: acknowledged)", read, acknowledged
+    )
     yield exactly(f"{what}: positions skipped, repeated or out of order (peer: none)", wrong, 0)
     yield exactly(f"{what}: events read again at the end (peer: read before)", again, read)
 
@@ -122,7 +125,9 @@ def _beside_logs(what: str, new: NewDatabase, scale: Scale) -> Iterator[Row]:
         first = lapse.log.head()
         _begin_due_sessions(lapse)
         while not rounds or time.monotonic() < started + scale.tail:
-            for page in _follow_logs(lapse, url, scale.appends, rounds, first + len(seen), acknowledged):
+            for page in _follow_logs(
+                lapse, url, scale.appends, rounds, first + len(seen), acknowledged
+            ):
                 wrong += _out_of_place([one.position for one in page], first + len(seen))
                 seen += [(one.event.originator_id, one.event.originator_version) for one in page]
             rounds += 1

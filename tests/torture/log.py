@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from tests.benchmarks import _command
 from tests.benchmarks._report import Row
+from tests.servers import PostgresServer
 from tests.torture import _crashes, _imports, _memory, _races, _sweepers, _tail
 from tests.torture._scale import FULL, QUICK, Scale
 
-PARTS: Mapping[str, Callable[[Scale], Iterator[Row]]] = {
+PARTS: Mapping[str, Callable[[Scale, PostgresServer], Iterator[Row]]] = {
     "killed-process": _crashes.killed_process,
     "killed-server": _crashes.killed_server,
     "sweepers": _sweepers.sweepers,

@@ -1,0 +1,612 @@
+"""Whatever is wrong: a clear text on standard error, the exit code that stands for it, and nothing
+half-written."""
+
+import gzip
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.acceptance import databases
+from tests.acceptance.commands import (
+    DONE,
+    FAILED,
+    REFUSED,
+    USAGE,
+    Answer,
+    Installation,
+    written,
+)
+from tests.independent import readers
+from tests.independent.counts import MINUTE, visits
+from tests.servers import PostgresServer
+
+VISITS = [
+    {"at": f"2026-11-01T10:{minute:02}:00Z", "activity": "seen", "visitor": f"visitor-{minute}"}
+    for minute in range(10)
+]
+LATER = "2026-11-01T10:35:00Z"
+"""When some of them have expired."""
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    """A small log of ten visits."""
+    return written(tmp_path / "visits.jsonl", VISITS)
+
+
+def ingest(log: str, **options: str) -> tuple[str, ...]:
+    """The command that imports it, with other options than the right ones."""
+    right = {"format": "jsonl", "policy": "web-visit", "until": "last"}
+    chosen = [(f"--{name}", value) for name, value in (right | options).items()]
+    return ("ingest", log, *(word for option in chosen for word in option))
+
+
+@pytest.fixture
+def stocked(site: Installation, log: str) -> Installation:
+    """An installation with ten visits, of which some are due."""
+    site.lapse(*ingest(log))
+    site.now = LATER
+    return site
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, key_url: str) -> Installation:
+    """An installation on SQLite, for what has no meaning on a server."""
+    return Installation(tmp_path, f"sqlite:///{tmp_path / 'db' / 'lapse.db'}", key_url)
+
+
+def refused(answer: Answer, code: int, *texts: str) -> Answer:
+    """It ended with this code and said these texts, plainly, beside what it logged."""
+    assert answer.code == code, answer
+    said = "\n".join(line for line in answer.err.splitlines() if not line.startswith("{"))
+    assert said.startswith("lapse: "), answer
+    assert "Traceback" not in said
+    for text in texts:
+        assert text in said
+    return answer
+
+
+@contextmanager
+def nothing_written(site: Installation) -> Iterator[None]:
+    """Every row of every table is what it was."""
+    before = databases.contents(site.database_url)
+    yield
+    assert databases.contents(site.database_url) == before
+
+
+class TestUsage:
+    """Options and files that make no sense: exit code 2, and what would have been right."""
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"policy": "web-vist"}, "no policy named 'web-vist'; known policies: biometric-coach"),
+            ({"format": "apache"}, "--format must be one of combined, common, edgar, irc, jsonl"),
+            ({"visitor": "cookie"}, "--visitor must be one of host, ip, ip+agent"),
+            ({"until": "tomorrow"}, "--until: write an RFC 3339 time with its offset"),
+            ({"until": "2026-11-01T10:00:00"}, "--until: write an RFC 3339 time with its offset"),
+        ],
+    )
+    def test_options(
+        self, stocked: Installation, log: str, options: dict[str, str], text: str
+    ) -> None:
+        """A misspelt policy, a format there is not, a time without an offset."""
+        with nothing_written(stocked):
+            refused(stocked.lapse(*ingest(log, **options), expect=USAGE), USAGE, text)
+
+    @pytest.mark.parametrize(
+        ("file", "text"),
+        [
+            ("missing.log", "a file cannot be read: No such file or directory"),
+            (".", "a file cannot be read: Is a directory"),
+        ],
+    )
+    def test_files(self, stocked: Installation, file: str, text: str) -> None:
+        """One that is not there, one that is a folder; its name, which may name people, is not
+        repeated."""
+        with nothing_written(stocked):
+            answer = refused(stocked.lapse(*ingest(file), expect=USAGE), USAGE, text)
+        assert "missing.log" not in answer.err
+
+    def test_the_command_line_itself(self, stocked: Installation) -> None:
+        """Unknown commands and options, as every command says it."""
+        for arguments in (("ingset",), ("sweep", "--dry"), ("ingest",), ("show",)):
+            answer = stocked.lapse(*arguments, expect=USAGE)
+            assert "Usage:" in answer.err
+            assert "Traceback" not in answer.err
+
+    @pytest.mark.parametrize(
+        ("env", "text"),
+        [
+            ({"LAPSE_DATABASE_URL": "mysql://somebody:secret@host/db"}, "must start with sqlite"),
+            ({"LAPSE_DATABASE_URL": "not a url"}, "the database URL cannot be read"),
+            ({"LAPSE_KEY_URL": "keys"}, "LAPSE_KEY_URL: write file:///folder"),
+            ({"LAPSE_ENV": "production"}, "LAPSE_CLOCK is accepted only with LAPSE_ENV=test"),
+            ({"LAPSE_CLOCK": "file:/nowhere"}, "LAPSE_CLOCK: the file cannot be read"),
+            ({"LAPSE_SWEEP_BATCH": "many"}, "LAPSE_SWEEP_BATCH: "),
+            ({"LAPSE_DATABASE_ULR": "x"}, "did you mean LAPSE_DATABASE_URL?"),
+            ({"LAPSE_POLICY_FILE": "nowhere.toml"}, "the policy file cannot be read"),
+            ({"LAPSE_CONFIG": "nowhere.toml"}, "LAPSE_CONFIG names a file that does not exist"),
+        ],
+    )
+    def test_settings(self, stocked: Installation, env: dict[str, Any], text: str) -> None:
+        """Each is named; a value, which may be a password, is not repeated."""
+        with nothing_written(stocked):
+            answer = refused(stocked.lapse("sweep", expect=USAGE, **env), USAGE, text)
+        assert "secret" not in answer.err
+
+    def test_an_unknown_session(self, stocked: Installation) -> None:
+        """Exit code 1: the question was right, the answer is no."""
+        refused(stocked.lapse("show", "nobody", expect=FAILED), FAILED, "no session nobody")
+        refused(
+            stocked.lapse("audit", "show", "nobody", expect=FAILED),
+            FAILED,
+            "nothing is known of nobody",
+        )
+
+
+WRONG = """
+[policy.room]
+presense = "30s"
+rules = [{ since = "born", after = "soon", do = "erase" }]
+limits = { concurrent = 0 }
+[policy.empty]
+[policy.contradictory]
+rules = [
+  { since = "last_seen", after = "1h", do = "expire" },
+  { since = "last_seen", after = "2h", do = "warn" },
+  { since = "summarized", after = "1h", do = "erase" },
+  { since = "expired", after = "1h", do = "erase" },
+]
+"""
+PLACES = (
+    "policy.room.presense: unknown key",
+    "policy.room.rules[0].since: must be one of created",
+    'policy.room.rules[0].after: write a duration such as "30s"',
+    "policy.room.limits.concurrent: must be a whole number of at least 1",
+    "policy.empty.rules: a policy needs at least one rule",
+    "policy.contradictory.rules[1]: ",
+    "policy.contradictory.rules[2]: can never be reached",
+)
+
+
+class TestPolicyFile:
+    """A policy file is taken whole or not at all; every problem is listed with its place."""
+
+    @pytest.fixture
+    def wrong(self, tmp_path: Path) -> str:
+        path = tmp_path / "policies.toml"
+        path.write_text(WRONG)
+        return str(path)
+
+    @pytest.mark.parametrize(
+        ("command", "code"),
+        [("check", FAILED), ("apply", USAGE), ("impact", USAGE), ("show", USAGE)],
+    )
+    def test_every_problem_is_listed(
+        self, stocked: Installation, wrong: str, command: str, code: int
+    ) -> None:
+        """All of them, by whatever command the file is read."""
+        with nothing_written(stocked):
+            answer = stocked.lapse("policy", command, wrong, expect=code)
+            refused(answer, code, *PLACES)
+
+    def test_a_program_gets_them_as_json(self, stocked: Installation, wrong: str) -> None:
+        """`policy check --json`: place and problem of each."""
+        found = stocked.ask("policy", "check", wrong, expect=FAILED)
+        assert found["ok"] is False
+        listed = [f"{problem['place']}: {problem['what']}" for problem in found["problems"]]
+        for expected in PLACES:
+            assert any(line.startswith(expected) for line in listed), expected
+
+    def test_nothing_starts_with_it(self, stocked: Installation, wrong: str) -> None:
+        """LAPSE_POLICY_FILE: no command runs on half a configuration."""
+        with nothing_written(stocked):
+            for command in ("sweep", "serve", "status"):
+                answer = stocked.lapse(command, expect=USAGE, LAPSE_POLICY_FILE=wrong)
+                refused(answer, USAGE, *PLACES)
+
+    def test_a_file_that_is_no_toml(self, stocked: Installation, tmp_path: Path) -> None:
+        """With the line at which it goes wrong."""
+        path = tmp_path / "policies.toml"
+        path.write_text("[policy.room]\nrules = 1h\n")
+        answer = stocked.lapse("policy", "check", str(path), expect=FAILED)
+        refused(answer, FAILED, "file: ", "line")
+        path.write_bytes(b"\xff\xfe")
+        answer = stocked.lapse("policy", "check", str(path), expect=USAGE)
+        refused(answer, USAGE, "it is not UTF-8 text")
+
+
+class TestDamagedLog:
+    """Rows that somebody changed behind Lapse's back are found, named, and never skipped."""
+
+    def third_event(self, site: Installation) -> tuple[int, str]:
+        """Its position, and the session it is about."""
+        query = (
+            "SELECT position, session_id FROM events WHERE topic LIKE 'session.%' "
+            "ORDER BY position LIMIT 3"
+        )
+        *_, (position, session_id) = databases.rows(site.database_url, query)
+        return position, session_id
+
+    @pytest.mark.parametrize(
+        ("change", "value"),
+        [
+            ("state = ?", b'{"policy": "web-vi'),
+            ("state = ?", b"\xff\xfe\x00"),
+            ("state = ?", b"{}"),
+            ("state = ?", b""),
+            ("topic = ?", "session.exploded.v1"),
+        ],
+        ids=["cut", "not text", "empty object", "empty", "topic"],
+    )
+    def test_an_event_that_cannot_be_read(
+        self, stocked: Installation, change: str, value: Any
+    ) -> None:
+        """`db check` names its position with exit code 1; so do the commands that read the log."""
+        position, session_id = self.third_event(stocked)
+        update = f"UPDATE events SET {change} WHERE position = ?"
+        databases.change(stocked.database_url, update, value, position)
+        found = stocked.ask("db", "check", expect=FAILED)
+        assert found["ok"] is False
+        assert {"altered"} == {finding["kind"] for finding in found["findings"]}
+        assert {f"position {position}"} == {finding["where"] for finding in found["findings"]}
+        for command in (
+            ("db", "rebuild", "audit"),
+            ("db", "rebuild", "usage"),
+            ("db", "rebuild", "sessions"),
+        ):
+            answer = stocked.lapse(*command, expect=FAILED)
+            refused(answer, FAILED, f"event 0/{position} cannot be read")
+        answer = stocked.lapse("audit", "show", session_id, expect=FAILED)
+        refused(answer, FAILED, f"the audit ends before event {position}", "`lapse db check`")
+
+    def test_an_event_that_is_gone(self, stocked: Installation) -> None:
+        """A gap, and a session that is not what its events say."""
+        position, _ = self.third_event(stocked)
+        databases.change(stocked.database_url, "DELETE FROM events WHERE position = ?", position)
+        found = stocked.ask("db", "check", expect=FAILED)["findings"]
+        assert ("gap", f"position {position}") in {(one["kind"], one["where"]) for one in found}
+        shown = stocked.lapse("db", "check", expect=FAILED)
+        assert f"position {position}" in shown.out
+
+    def test_an_event_that_says_something_else(self, stocked: Installation) -> None:
+        """Readable, but not what the folded state was made from."""
+        position, session_id = self.third_event(stocked)
+        update = "UPDATE events SET effective_at = effective_at + 1 WHERE position = ?"
+        databases.change(stocked.database_url, update, position)
+        [finding] = stocked.ask("db", "check", expect=FAILED)["findings"]
+        assert (finding["kind"], finding["where"]) == ("state", f"session {session_id}")
+
+    def test_folded_state_is_made_anew(self, stocked: Installation) -> None:
+        """It is derived: damaged or gone, `db rebuild` brings it back from the log."""
+        before = stocked.ask("sessions")
+        url = stocked.database_url
+        [(first,), (second,)] = databases.rows(
+            url, "SELECT session_id FROM sessions ORDER BY session_id LIMIT 2"
+        )
+        databases.change(url, "UPDATE sessions SET state = ? WHERE session_id = ?", b"{", first)
+        databases.change(url, "DELETE FROM sessions WHERE session_id = ?", second)
+        found = stocked.ask("db", "check", expect=FAILED)["findings"]
+        assert {(one["kind"], one["where"]) for one in found} == {
+            ("state", f"session {first}"),
+            ("missing", f"session {second}"),
+        }
+        refused(stocked.lapse("show", first, expect=FAILED), FAILED, "run `lapse db rebuild`")
+        stocked.lapse("db", "rebuild", "sessions")
+        assert stocked.ask("sessions") == before
+        assert stocked.ask("db", "check")["ok"]
+
+
+class TestSchema:
+    """A database of another version."""
+
+    def test_a_newer_one_is_left_alone(self, stocked: Installation, log: str) -> None:
+        """Exit code 3 from every command, also from `db upgrade`."""
+        databases.change(stocked.database_url, "UPDATE alembic_version SET version_num = '9999'")
+        with nothing_written(stocked):
+            for command in (
+                ingest(log),
+                *(("sweep",), ("serve",), ("status",), ("sessions",)),
+                *(("db", "check"), ("db", "upgrade"), ("db", "rebuild")),
+            ):
+                answer = stocked.lapse(*command, expect=REFUSED)
+                refused(answer, REFUSED, "written by a newer version of Lapse")
+
+    def test_an_empty_one_is_not_checked(self, site: Installation) -> None:
+        """There is nothing to check; exit code 3 and what to do."""
+        if databases.is_sqlite(site.database_url):
+            Path(site.database_url.removeprefix("sqlite:///")).touch()
+        refused(site.lapse("db", "check", expect=REFUSED), REFUSED, "needs `lapse db upgrade`")
+        assert databases.contents(site.database_url) == {}
+        assert site.ask("db", "upgrade") == {"before": "absent", "after": "current"}
+        assert site.ask("db", "check")["ok"]
+
+
+class TestKeys:
+    """Without the keys it was sealed with a database is not opened, and never gets new ones."""
+
+    def key_file(self, site: Installation) -> Path:
+        [path] = (site.folder / "keys").iterdir()
+        return path
+
+    def spoil(self, site: Installation, how: str) -> None:
+        path = self.key_file(site)
+        match how:
+            case "missing":
+                path.unlink()
+            case "damaged":
+                path.write_bytes(path.read_bytes()[:-20])
+            case "foreign":
+                other = Installation(
+                    _made(site.folder / "other"),
+                    f"sqlite:///{site.folder / 'other' / 'db' / 'lapse.db'}",
+                    (site.folder / "other" / "keys").as_uri(),
+                )
+                other.lapse("status")
+                path.write_bytes(self.key_file(other).read_bytes())
+            case "changed":
+                text = path.read_text()
+                start = text.index('"keks"') + text[text.index('"keks"') :].index(': "') + 3
+                path.write_text(text[:start] + _turned(text[start]) + text[start + 1 :])
+            case "open":
+                path.chmod(0o644)
+
+    @pytest.mark.parametrize(
+        ("how", "text"),
+        [
+            ("missing", "is missing from the key folder"),
+            ("damaged", "is damaged: restore it"),
+            ("foreign", "belongs to another database"),
+            ("changed", "with which this database was sealed"),
+            ("open", "may be read by other users: run chmod 600"),
+        ],
+    )
+    def test_a_key_file_that_is_not_right(
+        self, stocked: Installation, log: str, how: str, text: str
+    ) -> None:
+        """Missing, cut off, of another database, with another key, readable by everybody."""
+        self.spoil(stocked, how)
+        files = sorted((stocked.folder / "keys").iterdir())
+        with nothing_written(stocked):
+            for command in (ingest(log), ("sweep",), ("serve",)):
+                refused(stocked.lapse(*command, expect=FAILED), FAILED, text)
+        assert sorted((stocked.folder / "keys").iterdir()) == files
+
+    def test_the_key_folder_is_somewhere_else(self, stocked: Installation) -> None:
+        """A wrong LAPSE_KEY_URL: the same as a missing file, and no keys are made there."""
+        elsewhere = stocked.folder / "elsewhere"
+        answer = stocked.lapse("sweep", expect=FAILED, LAPSE_KEY_URL=elsewhere.as_uri())
+        refused(answer, FAILED, "no new keys are made for data that exists")
+        assert not elsewhere.exists()
+
+    def test_keys_beside_the_data_are_refused(self, embedded: Installation, log: str) -> None:
+        """A copy of the database's folder would hold both."""
+        keys = databases.folder_of(embedded.database_url) / "keys"
+        answer = embedded.lapse(*ingest(log), expect=FAILED, LAPSE_KEY_URL=keys.as_uri())
+        refused(answer, FAILED, "the key folder lies below the folder of the database")
+        assert not keys.exists()
+        assert databases.value(embedded.database_url, "SELECT count(*) FROM events") == 0
+
+    def test_a_key_folder_that_cannot_be_made(self, site: Installation, log: str) -> None:
+        """Its parent is a file."""
+        (site.folder / "file").touch()
+        keys = (site.folder / "file" / "keys").as_uri()
+        answer = site.lapse(*ingest(log), expect=FAILED, LAPSE_KEY_URL=keys)
+        refused(answer, FAILED, "cannot be written")
+        assert databases.value(site.database_url, "SELECT count(*) FROM events") == 0
+        site.lapse(*ingest(log))  # with a folder that can be made all is well
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _turned(digit: str) -> str:
+    return "0" if digit != "0" else "1"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="lapse-acceptance-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+class TestReadOnly:
+    """A database that may only be read."""
+
+    def test_it_says_so(self, stocked: Installation) -> None:
+        """A file, then also a folder, without write permission; a server that allows no more than
+        reading."""
+        url = stocked.database_url
+        with nothing_written(stocked), ExitStack() as undo:
+            if databases.is_sqlite(url):
+                folder = databases.folder_of(url)
+                undo.callback(folder.chmod, 0o755)
+                for path, mode in ((folder / "lapse.db", 0o444), (folder, 0o555)):
+                    path.chmod(mode)
+                    answer = stocked.start("sweep", ordinary=True).wait()
+                    refused(answer, FAILED, "the database is read-only")
+            else:
+                name = databases.value(url, "SELECT current_database()")
+                setting = "SET default_transaction_read_only = on"
+                databases.change(url, f"ALTER DATABASE {name} {setting}")
+                answer = stocked.lapse("sweep", expect=FAILED)
+                refused(answer, FAILED, "the database is read-only")
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A file system of a few megabytes on `folder`; what it yields changes its size."""
+    folder.mkdir()
+    _mount("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    try:
+        yield lambda size: _mount("mount", "-o", f"remount,size={size}", str(folder))
+    finally:
+        _mount("umount", "--lazy", str(folder))
+
+
+def _mount(*command: str) -> None:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {ended.stderr.strip()}")
+
+
+class TestFullDisk:
+    """The disk of the database fills up in the middle of an import."""
+
+    @pytest.fixture
+    def grow(self, open_folder: Path) -> Iterator[Callable[[str], None]]:
+        with small_disk(open_folder / "disk", "5m") as grow:
+            yield grow
+
+    @pytest.fixture(params=["sqlite", "postgresql"])
+    def database_url(
+        self, request: pytest.FixtureRequest, open_folder: Path, grow: Callable[[str], None]
+    ) -> Iterator[str]:
+        """A database on the small disk; of PostgreSQL its tables, since a server whose log has no
+        room stops."""
+        disk = open_folder / "disk"
+        if request.param == "sqlite":
+            yield f"sqlite:///{disk / 'lapse.db'}"
+            return
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        owner = server.folder.stat()
+        os.chown(disk, owner.st_uid, owner.st_gid)
+        url = server.create_database()
+        name = databases.value(url, "SELECT current_database()")
+        with ExitStack() as undo:
+            administer(server, f"CREATE TABLESPACE small LOCATION '{disk}'")
+            undo.callback(administer, server, "DROP TABLESPACE small")
+            undo.callback(server.drop_database, url)
+            administer(server, f"ALTER DATABASE {name} SET default_tablespace = small")
+            yield url
+
+    def test_it_says_so_and_goes_on_when_there_is_room(
+        self, site: Installation, shared_data: Path, grow: Callable[[str], None]
+    ) -> None:
+        """Exit code 1; the log is whole as far as it goes. With more room the same command ends as
+        if nothing had been."""
+        nasa = shared_data / "weblog_nasa_19950709" / "access_09jul1995.txt.gz"
+        ingest = (
+            *("ingest", str(nasa), "--format", "common", "--policy", "web-visit"),
+            *("--until", "last", "--json"),
+        )
+        answer = site.lapse(*ingest, expect=FAILED)
+        refused(answer, FAILED, "the disk of the database is full: make room")
+        grow("200m")
+        kept = databases.events(site.database_url)
+        assert 0 < kept["created"] < 3_042
+        assert site.ask("db", "check")["ok"]
+        site.wait(seconds=61)
+        done = site.lapse(*ingest).document
+        expected = visits(readers.web(nasa), 30 * MINUTE)
+        assert done["events"]["created"] == expected["sessions"]
+        assert done["events"]["expired"] == expected["expired_at_last_record"]
+        assert done["events"] == databases.events(site.database_url)
+        assert site.ask("db", "check")["ok"]
+
+
+def administer(server: PostgresServer, statement: str) -> None:
+    """Run a statement that no transaction may hold."""
+    connection = psycopg2.connect(server.url("postgres"))
+    connection.autocommit = True
+    try:
+        connection.cursor().execute(statement)
+    finally:
+        connection.close()
+
+
+class TestUnreachable:
+    """A database that is not there, or is none."""
+
+    def test_it_cannot_be_reached(self, site: Installation, log: str) -> None:
+        """No server, no such database, a folder that cannot be made."""
+        url = site.database_url
+        if databases.is_sqlite(url):
+            (site.folder / "file").touch()
+            answer = site.lapse(
+                *ingest(log), "--db", f"sqlite:///{site.folder}/file/db/lapse.db", expect=USAGE
+            )
+            refused(answer, USAGE, "the database's folder cannot be made")
+            answer = site.lapse("status", "--db", f"sqlite:///{site.folder}", expect=FAILED)
+            refused(answer, FAILED, "the database cannot be opened")
+            return
+        for wrong in (
+            f"postgresql://lapse@/lapse?host={site.folder}",
+            "postgresql://lapse@127.0.0.1:1/lapse",
+            url.replace("/lapse_", "/nowhere_"),
+            url.replace("lapse@", "nobody:secret@"),
+        ):
+            answer = site.lapse(*ingest(log), "--db", wrong, expect=FAILED)
+            refused(answer, FAILED, "the database cannot be opened")
+            assert "secret" not in answer.err
+
+    def test_a_file_that_is_no_database(self, embedded: Installation, log: str) -> None:
+        """It is left as it is."""
+        path = databases.folder_of(embedded.database_url) / "lapse.db"
+        path.parent.mkdir()
+        noise = random.Random(1).randbytes(10_000)
+        path.write_bytes(noise)
+        refused(
+            embedded.lapse(*ingest(log), expect=FAILED), FAILED, "damaged or no database at all"
+        )
+        assert path.read_bytes() == noise
+
+
+def test_a_compressed_file_that_is_corrupt(
+    site: Installation, shared_data: Path, tmp_path: Path
+) -> None:
+    """What stands before the damage is imported; exit code 1 and where it stopped."""
+    packed = bytearray((shared_data / "weblog_attackers" / "hackers-access.log.gz").read_bytes())
+    middle = len(packed) // 2
+    packed[middle : middle + 64] = bytes(64)
+    path = tmp_path / "access.log.gz"
+    path.write_bytes(packed)
+    answer = site.lapse(*ingest(str(path), format="combined"), "--json", expect=FAILED)
+    refused(answer, FAILED, "file 1 the compressed file is corrupt; everything before it was")
+    done = answer.document
+    assert 0 < done["lines"] < 3_456
+    assert done["events"] == databases.events(site.database_url)
+
+
+def test_a_file_of_noise(site: Installation, tmp_path: Path) -> None:
+    """A file of random bytes has no visit in it, and does no harm."""
+    path = tmp_path / "noise"
+    noise = random.Random(2).randbytes(200_000)
+    path.write_bytes(b"noise" + noise)
+    done = site.ask(*ingest(str(path), format="combined"))
+    assert 100 < done["rejected"] <= done["lines"]
+    assert done["sessions"] == 0
+    path.write_bytes(gzip.compress(noise))
+    assert site.ask(*ingest(str(path), format="irc"))["sessions"] == 0
+
+
+def test_rejects_and_ready_files_that_cannot_be_written(stocked: Installation, log: str) -> None:
+    """Said before anything is done."""
+    with nothing_written(stocked):
+        answer = stocked.lapse(*ingest(log), "--rejects", "/nowhere/rejects", expect=USAGE)
+        refused(answer, USAGE, "--rejects: the file cannot be written")
+        answer = stocked.lapse("serve", "--ready-file", "/nowhere/ready", expect=USAGE)
+        refused(answer, USAGE, "--ready-file cannot be written")
+
+
+def test_the_installed_program(stocked: Installation) -> None:
+    """What people start themselves answers with the same codes."""
+    assert stocked.installed("sweep", "--json", expect=DONE).document["done"] > 0
+    refused(stocked.installed("ingest", "x", "--format", "y", "--policy", "z", expect=USAGE), USAGE)
+    refused(stocked.installed("show", "nobody", expect=FAILED), FAILED)
+    assert "lapse" in stocked.installed("--help").out
