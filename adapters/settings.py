@@ -77,7 +77,11 @@ class Settings(BaseSettings):
         description="Sessions per sweep transaction. More is faster and locks longer.",
     )
     pool_size: int = Field(
-        default=10, ge=2, le=200, description="Most database connections of one process."
+        default=10,
+        ge=2,
+        le=200,
+        description="Most pooled database connections of one process, of each kind: reading and "
+        "writing ones on PostgreSQL.",
     )
     lock_timeout: float = Field(
         default=10.0, gt=0, le=600, description="Seconds a writer waits for another one."

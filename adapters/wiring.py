@@ -58,7 +58,10 @@ def open_database(settings: Settings) -> Iterator[Engines]:
 
 @contextmanager
 def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
-    """Open database, keyring and policies. create: an empty database becomes one of Lapse.
+    """Open database, keyring and policies.
+
+    create: an empty database becomes one of Lapse, and policies whose configuration changed are
+    recorded. Without, this only looks: the environment of somebody who asks changes nothing.
 
     Raises a LapseError that says what is wrong before anything is written.
     """
@@ -66,16 +69,23 @@ def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
     clock()
     policies = configured_policies(settings)
     database = database_file(settings)
-    if create and database is not None:
+    if database is not None and create:
         make_folder(database.parent)
+    elif database is not None and not database.exists():
+        raise SettingsInvalid(
+            "there is no database here yet: `lapse ingest`, `lapse serve` or `lapse db upgrade` "
+            "makes it"
+        )
     with open_database(settings) as engines:
         require_current(engines, create=create)
         keyring = open_keyring(engines, settings.key_folder, database)
         log = SqlLog(engines, clock)
         try:
-            apply_configured(log, policies, clock(), OPERATOR)
             book = PolicyBook(log)
-            rearm_changed(log, book.refresh(), clock())
+            if create:
+                apply_configured(log, policies, clock(), OPERATOR)
+                rearm_changed(log, book.refresh(), clock())
+            book.refresh()
             vault = SqlVault(engines)
             yield Lapse(
                 settings=settings,

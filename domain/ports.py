@@ -164,7 +164,10 @@ class Member(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """An event as it stands in the log. recorded_at: when it was written."""
+    """An event as it stands in the log.
+
+    recorded_at: when it was written, by the clock of its writer: an import lives by its log's own.
+    """
 
     partition: int
     position: int

@@ -61,7 +61,7 @@ def sessions(
     """List sessions as they are now, whether a sweep ran or not."""
     with refusals():
         phase = _phase(state)
-        with open_lapse(load(db)) as lapse:
+        with open_lapse(load(db), create=False) as lapse:
             if policy is not None:
                 lapse.policies.versions(policy)
             now = lapse.clock()
@@ -109,7 +109,7 @@ def _phase(state: str | None) -> Phase | None:
 
 def show(session_id: SessionId, db: Database = None, as_json: Json = False) -> None:
     """Show one session: its state, what awaits it and why, who takes part (as tokens)."""
-    with refusals(), open_lapse(load(db)) as lapse:
+    with refusals(), open_lapse(load(db), create=False) as lapse:
         view = lapse.sessions.view(session_id, lapse.clock())
         found = document(view.session, view.last_seen, view.forecast)
         members = [_member(member) for member in lapse.vault.members(session_id)]
@@ -132,7 +132,7 @@ def audit_show(
 
     It stays readable after the session was erased.
     """
-    with refusals(), open_lapse(load(db)) as lapse:
+    with refusals(), open_lapse(load(db), create=False) as lapse:
         lapse.projector.catch_up()
         stopped = lapse.projector.lag()[audit.NAME]
         with lapse.engines.read() as connection:

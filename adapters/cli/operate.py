@@ -108,7 +108,7 @@ def sweep(
     """Emit everything that is due now. due = done + held + rearmed + failed."""
     with refusals():
         settings = load(db, "info")
-        with open_lapse(settings) as lapse:
+        with open_lapse(settings, create=not dry_run) as lapse:
             began = time.perf_counter()
             if dry_run:
                 count = _preview(lapse)
@@ -150,7 +150,7 @@ def _show_count(count: SweepCount, *, dry_run: bool, as_json: bool) -> None:
 
 def status(db: Database = None, as_json: Json = False) -> None:
     """Say how things stand: schema, log, sessions per policy, what is due, projections."""
-    with refusals(), open_lapse(load(db)) as lapse:
+    with refusals(), open_lapse(load(db), create=False) as lapse:
         now = lapse.clock()
         with lapse.engines.snapshot() as connection:
             per_policy = active_sessions.statistics(
@@ -270,7 +270,7 @@ def db_rebuild(
         if what not in ("all", "sessions", *names):
             raise SettingsInvalid(f"WHAT must be all, sessions, {', '.join(names)}")
         rebuilt: dict[str, int] = {}
-        with open_lapse(load(db)) as lapse:
+        with open_lapse(load(db), create=False) as lapse:
             if what in ("all", "sessions"):
                 with count_progress("sessions") as progress:
                     rebuilt["sessions"] = rebuild_sessions(

@@ -11,7 +11,13 @@ from adapters.cli.output import console, count_progress, print_json, print_table
 from adapters.clock import format_instant, parse_instant
 from adapters.presets import PRESETS, preset_text
 from adapters.settings import environment
-from adapters.wiring import OPERATOR, open_lapse, read_policy_file
+from adapters.wiring import (
+    OPERATOR,
+    configured_policies,
+    database_file,
+    open_lapse,
+    read_policy_file,
+)
 from domain.errors import PolicyInvalid, PolicyUnknown
 from domain.policy import RetentionPolicy, Version, format_duration, parse, to_document
 from domain.use_cases import policies as use_case
@@ -40,7 +46,7 @@ def check(file: File, as_json: Json = False) -> None:
             names = [policy.name for policy in found]
             print_json({"ok": True, "policies": names, "problems": []})
         else:
-            console.print(f"{len(found)} policies, no errors")
+            console.print(f"{len(found)} {'policy' if len(found) == 1 else 'policies'}, no errors")
 
 
 def show(
@@ -55,8 +61,7 @@ def show(
         if name is not None and Path(name).suffix == ".toml":
             versions = {policy.name: [Version(0, 0, policy)] for policy in read(Path(name))}
         else:
-            with open_lapse(load(db)) as lapse:
-                versions = {key: list(value) for key, value in lapse.policies.known.items()}
+            versions = _recorded(db)
             if name is not None:
                 if name not in versions:
                     raise PolicyUnknown(name, sorted(versions))
@@ -68,6 +73,16 @@ def show(
             _show_policy(key, found[-1])
         if name in PRESETS and console.is_terminal:
             console.print(preset_text(str(name)), markup=False)
+
+
+def _recorded(db: str | None) -> dict[str, list[Version]]:
+    """All versions in the database; before there is one, what is configured."""
+    settings = load(db)
+    file = database_file(settings)
+    if file is not None and not file.exists():
+        return {one.name: [Version(0, 0, one)] for one in configured_policies(settings)}
+    with open_lapse(settings, create=False) as lapse:
+        return {name: list(versions) for name, versions in lapse.policies.known.items()}
 
 
 def _show_policy(name: str, version: Version) -> None:
@@ -95,9 +110,7 @@ def impact(file: File, db: Database = None, as_json: Json = False) -> None:
     """Show what applying the file would change for sessions that are open now; writes nothing."""
     with refusals():
         found = read(file)
-        with open_lapse(load(db)) as lapse:
-            now = lapse.clock()
-            rows = [(policy.name, use_case.impact(lapse.log, policy, now)) for policy in found]
+        rows = _impacts(found, db)
         if as_json:
             print_json({name: vars(change) for name, change in rows})
             return
@@ -106,6 +119,16 @@ def impact(file: File, db: Database = None, as_json: Json = False) -> None:
             ("policy", "sessions", "end sooner", "end later", "end at once"),
             [(name, i.sessions, i.sooner, i.later, i.at_once) for name, i in rows],
         )
+
+
+def _impacts(found: list[RetentionPolicy], db: str | None) -> list[tuple[str, use_case.Impact]]:
+    settings = load(db)
+    file = database_file(settings)
+    if file is not None and not file.exists():
+        return [(policy.name, use_case.Impact(0, 0, 0, 0)) for policy in found]
+    with open_lapse(settings, create=False) as lapse:
+        now = lapse.clock()
+        return [(policy.name, use_case.impact(lapse.log, policy, now)) for policy in found]
 
 
 def apply(

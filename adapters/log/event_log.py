@@ -568,9 +568,9 @@ class SqlLog:
     ) -> SweepCount:
         """A row contradicts the log: sweep one by one, so that it stops none of the others."""
         with self._engines.write() as connection:
-            ids = [row[0] for row in self._claim(connection, now, limit, None)]
+            failures = {row[0]: row[5] for row in self._claim(connection, now, limit, None)}
         total = SweepCount()
-        for session_id in ids:
+        for session_id in failures:
             try:
                 with self._engines.write() as connection:
                     self._check_clock(connection, holder)
@@ -578,12 +578,14 @@ class SqlLog:
                     if mark is not None:
                         _save_bookmark(connection, mark(total + count))
             except IntegrityError:
-                with self._engines.write() as connection:
-                    _postpone(connection, [(session_id, now + BACK_OFF_FIRST)])
                 count = SweepCount(due=1, failed=1)
+                with self._engines.write() as connection:
+                    _postpone(connection, [(session_id, now + back_off(failures[session_id]))])
+                    if mark is not None:
+                        _save_bookmark(connection, mark(total + count))
             total += count
         self.wakeups.notify()
-        return SweepCount(**{**vars(total), "more": len(ids) == limit})
+        return SweepCount(**{**vars(total), "more": len(failures) == limit})
 
     def _claim(
         self, connection: Connection, now: int, limit: int, only: str | None

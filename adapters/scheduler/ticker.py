@@ -84,6 +84,8 @@ class Ticker:
             if (due is not None and due <= now) or self._fallback_is_due(now):
                 self.sweep_now()
                 due = self._log.next_due()
+                if due is not None and due <= now:
+                    return  # somebody else holds it, or the clock: look again at the next tick
             self._set_timer(due)
         except StoreError as error:
             _log.error("tick", operation="tick", result=type(error).__name__)

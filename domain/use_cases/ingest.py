@@ -271,7 +271,8 @@ class Ingest:
                 return Bookmark(self._name, tally.to_bytes())
 
             count = sweep_once(self._log, self._policies, now, self._holder, mark=mark)
-            self.tally = pending[-1]
+            if pending:  # none: other sweepers took what was due
+                self.tally = pending[-1]
             if not count.due:
                 return
 

@@ -154,8 +154,8 @@ def _last_id(found: Sequence[Found | Rearm]) -> str:
 class Impact:
     """What a new version would change for live sessions: counted, nothing written.
 
-    sooner, later: sessions whose end (erasure, else expiry) moves. at_once: those that expire or
-    are erased the moment the version takes effect.
+    sooner, later: sessions whose erasure, or else expiry, moves (never is latest). at_once: those
+    that expire or are erased the moment the version takes effect.
     """
 
     sessions: int
@@ -181,8 +181,8 @@ def impact(log: Log, policy: RetentionPolicy, now: int) -> Impact:
             sessions += 1
             old = forecast(row.session, versions, row.last_seen, now)
             new = forecast(row.session, changed, row.last_seen, now)
-            old_end = old.erases_at or old.expires_at or NEVER
-            new_end = new.erases_at or new.expires_at or NEVER
+            old_end = (old.erases_at or NEVER, old.expires_at or NEVER)
+            new_end = (new.erases_at or NEVER, new.expires_at or NEVER)
             sooner += new_end < old_end
             later += new_end > old_end
             at_once += takes_effect in (new.expires_at, new.erases_at)

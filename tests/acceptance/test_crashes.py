@@ -125,6 +125,7 @@ class TestKilledImport:
         site.lapse("db", "upgrade")
         for moment in sorted(random.Random(SEED).sample(range(1, 11_500), 4)):
             running = site.start(*ingest)
+            wait_for(site, "SELECT count(*) FROM leases", 1, running)  # it has begun
             wait_for(site, HEAD, moment, running)
             answer = running.interrupt()
             assert answer.code == INTERRUPTED

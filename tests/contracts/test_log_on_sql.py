@@ -168,11 +168,18 @@ def test_a_state_that_contradicts_the_log_starves_nobody(sql_store: SqlStore) ->
     def mark(count: SweepCount) -> Bookmark:
         return Bookmark("sweep", str(count.done).encode())
 
-    count = sweep_once(store.log, POLICY_VERSIONS, TEN + HOUR + 2, SCHEDULER, mark=mark)
+    now = TEN + HOUR + 2
+    count = sweep_once(store.log, POLICY_VERSIONS, now, SCHEDULER, mark=mark)
     assert count == SweepCount(due=3, done=2, failed=1, events={Expired.TOPIC: 2})
     assert store.log.bookmark("sweep") == b"2"
     assert [len(store.log.history(name)) for name in "abc"] == [2, 2, 2]
-    assert store.log.next_due() == TEN + HOUR + 2 + 2 * SECOND
+    for wait in (2, 4, 8):
+        due_at = store.log.next_due()
+        assert due_at == now + wait * SECOND
+        now = due_at
+        count = sweep_once(store.log, POLICY_VERSIONS, now, SCHEDULER, mark=mark)
+        assert count == SweepCount(due=1, failed=1, events={})
+        assert store.log.bookmark("sweep") == b"0"
 
 
 # -- what stands in the rows ------------------------------------------------------------------
