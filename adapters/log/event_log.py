@@ -570,7 +570,7 @@ class SqlLog:
         with self._engines.write() as connection:
             failures = {row[0]: row[5] for row in self._claim(connection, now, limit, None)}
         total = SweepCount()
-        for session_id in failures:
+        for session_id, times in failures.items():
             try:
                 with self._engines.write() as connection:
                     self._check_clock(connection, holder)
@@ -580,7 +580,7 @@ class SqlLog:
             except IntegrityError:
                 count = SweepCount(due=1, failed=1)
                 with self._engines.write() as connection:
-                    _postpone(connection, [(session_id, now + back_off(failures[session_id]))])
+                    _postpone(connection, [(session_id, now + back_off(times))])
                     if mark is not None:
                         _save_bookmark(connection, mark(total + count))
             total += count
