@@ -11,12 +11,12 @@ from adapters.keyring.file_keyring import FileKeyring
 from adapters.keyring.opening import open_keyring
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
-from adapters.log.migrate import require_current
+from adapters.log.migrate import Schema, require_current, schema_of
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
 from adapters.settings import Settings, environment
 from adapters.vault.rows import SqlVault
-from domain.errors import PolicyInvalid, Problem, SettingsInvalid
+from domain.errors import PolicyInvalid, Problem, SchemaTooOld, SettingsInvalid
 from domain.policy import RetentionPolicy, parse
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
 from domain.use_cases.sessions import Sessions
@@ -71,10 +71,10 @@ def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
     database = database_file(settings)
     if database is not None and create:
         make_folder(database.parent)
-    elif database is not None and not database.exists():
-        raise SettingsInvalid(
-            "there is no database here yet: `lapse ingest`, `lapse serve` or `lapse db upgrade` "
-            "makes it"
+    elif not create and not has_database(settings):
+        raise SchemaTooOld(
+            "there is no database here yet: it needs `lapse db upgrade` first, or whatever writes: "
+            "`lapse ingest`, `lapse serve`"
         )
     with open_database(settings) as engines:
         require_current(engines, create=create)
@@ -100,6 +100,15 @@ def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
             )
         finally:
             log.close()
+
+
+def has_database(settings: Settings) -> bool:
+    """Whether there is a database of Lapse yet; makes none."""
+    file = database_file(settings)
+    if file is not None and not file.exists():
+        return False
+    with open_database(settings) as engines:
+        return schema_of(engines) is not Schema.ABSENT
 
 
 def configured_policies(settings: Settings) -> Sequence[RetentionPolicy]:

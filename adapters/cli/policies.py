@@ -14,7 +14,7 @@ from adapters.settings import environment
 from adapters.wiring import (
     OPERATOR,
     configured_policies,
-    database_file,
+    has_database,
     open_lapse,
     read_policy_file,
 )
@@ -78,8 +78,7 @@ def show(
 def _recorded(db: str | None) -> dict[str, list[Version]]:
     """All versions in the database; before there is one, what is configured."""
     settings = load(db)
-    file = database_file(settings)
-    if file is not None and not file.exists():
+    if not has_database(settings):
         return {one.name: [Version(0, 0, one)] for one in configured_policies(settings)}
     with open_lapse(settings, create=False) as lapse:
         return {name: list(versions) for name, versions in lapse.policies.known.items()}
@@ -123,8 +122,7 @@ def impact(file: File, db: Database = None, as_json: Json = False) -> None:
 
 def _impacts(found: list[RetentionPolicy], db: str | None) -> list[tuple[str, use_case.Impact]]:
     settings = load(db)
-    file = database_file(settings)
-    if file is not None and not file.exists():
+    if not has_database(settings):
         return [(policy.name, use_case.Impact(0, 0, 0, 0)) for policy in found]
     with open_lapse(settings, create=False) as lapse:
         now = lapse.clock()

@@ -352,7 +352,7 @@ class TestKeys:
                     f"sqlite:///{site.folder / 'other' / 'db' / 'lapse.db'}",
                     (site.folder / "other" / "keys").as_uri(),
                 )
-                other.lapse("status")
+                other.lapse("sweep")
                 path.write_bytes(self.key_file(other).read_bytes())
             case "changed":
                 text = path.read_text()

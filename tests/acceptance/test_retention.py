@@ -180,10 +180,12 @@ ONLY_BIOMETRIC = ("SESSION_TIMEOUT", "SUMMARY_TIMEOUT", "MAX_CONCURRENT_SESSIONS
 class TestConfiguration:
     """Everything comes from the environment or the policy file."""
 
-    def document(self, site: Installation, policy: str, **env: Any) -> Any:
-        """The newest version of a policy."""
-        [*_, newest] = site.ask("policy", "show", policy, **env)[policy]
-        return newest["policy"]
+    def newest(self, site: Installation, **env: Any) -> dict[str, Any]:
+        """The newest version of each policy, after a command that works with this environment."""
+        site.wait(minutes=1)
+        site.lapse("sweep", **env)
+        shown = site.ask("policy", "show", **env)
+        return {name: versions[-1]["policy"] for name, versions in shown.items()}
 
     @pytest.mark.row("P1.4")
     def test_each_variable_changes_its_policy_and_no_other(self, site: Installation) -> None:
@@ -194,17 +196,15 @@ class TestConfiguration:
             for entry in tomllib.loads(preset_text(name))["policy"][name].get("environment", [])
         }
         assert named == {variable for _, variable, *_ in VARIABLES}
-        presets = {name: self.document(site, name) for name in PRESETS}
+        presets = self.newest(site)
         for policy, variable, value, path, expected in VARIABLES:
-            changed: dict[str, Any] = {variable: value}
-            shown = site.ask("policy", "show", **changed)
-            found = shown[policy][-1]["policy"]
-            before = presets[policy]
+            changed = self.newest(site, **{variable: value})
+            found, before = changed[policy], presets[policy]
             for step in path:
                 found, before = found[step], before[step]
             assert found == expected != before, variable
             for other in presets.keys() - {policy}:
-                assert shown[other][-1]["policy"] == presets[other], variable
+                assert changed[other] == presets[other], variable
 
     @pytest.mark.row("P1.4")
     def test_timeouts_of_biometric_coach_are_what_the_variables_say(
@@ -256,7 +256,7 @@ class TestConfiguration:
     def test_the_long_name_of_a_variable_wins(self, site: Installation) -> None:
         """For systems that share a name with another."""
         env = {"SESSION_TIMEOUT_HOURS": "3", "READING_ROOM_SESSION_TIMEOUT_HOURS": "2"}
-        assert self.document(site, "reading-room", **env)["rules"][1]["after"] == "2h"
+        assert self.newest(site, **env)["reading-room"]["rules"][1]["after"] == "2h"
 
     @pytest.mark.row("P1.4")
     @pytest.mark.parametrize("value", ["soon", "-1", "0", "", "1e99"])
@@ -270,17 +270,11 @@ class TestConfiguration:
     @pytest.mark.row("P1.4")
     def test_no_number_of_a_preset_is_hard_coded(self, site: Installation, tmp_path: Path) -> None:
         """A policy file that doubles every number of every preset is what counts."""
-        presets = {
-            name: versions[-1]["policy"] for name, versions in site.ask("policy", "show").items()
-        }
+        presets = self.newest(site)
         doubled = {name: _doubled(document) for name, document in presets.items()}
         path = tmp_path / "policies.toml"
         path.write_text(_toml(doubled))
-        site.wait(minutes=1)
-        shown = site.ask("policy", "show", LAPSE_POLICY_FILE=str(path))
-        newest = {name: versions[-1] for name, versions in shown.items()}
-        assert {name: one["policy"] for name, one in newest.items()} == doubled
-        assert {one["version"] for one in newest.values()} == {2}
+        assert self.newest(site, LAPSE_POLICY_FILE=str(path)) == doubled
 
     @pytest.mark.row("P1.4")
     def test_the_policy_file_replaces_a_preset(self, site: Installation, tmp_path: Path) -> None:
@@ -627,7 +621,7 @@ class TestPolicyChange:
         self, site: Installation, quarter: str
     ) -> None:
         """The preset, which the installation is configured with, does not come back by itself."""
-        site.lapse("status")
+        site.lapse("sweep")
         site.wait(minutes=1)
         site.lapse("policy", "apply", quarter)
         site.wait(minutes=1)

@@ -109,7 +109,9 @@ class Life:
     def sweep(self, now: int) -> None:
         """Carry out what is due."""
         if self.state is not None:
-            self.record(self.look(now).events)
+            outcome = self.look(now)
+            self.record(outcome.events)
+            assert self.state == outcome.session
 
     def command(self, now: int, decide: Callable[[Session], Sequence[Event]]) -> None:
         """What is due first, then the command; a refusal leaves what was due recorded."""

@@ -52,13 +52,18 @@ def test_a_refused_rule_never_fires(rules: list[RawRule], evicting: bool) -> Non
     refused = _refused(rules, evicting=evicting)
     fired = {name for life in _lives(_unchecked(rules, evicting=evicting)) for name in life}
     for index, rule in enumerate(rules):
-        assert (rule["name"] in fired) is (index not in refused), (rule, sorted(fired))
+        if not _has_no_meaning(rule):
+            assert (rule["name"] in fired) is (index not in refused), (rule, sorted(fired))
 
 
 @given(raw_rules(), deeds(ORDINARY))
 def test_a_refused_rule_never_fires_in_any_life(rules: list[RawRule], done: list[Deed]) -> None:
     """Whatever people do, in whatever order."""
-    refused = {rules[index]["name"] for index in _refused(rules, evicting=False)}
+    refused = {
+        rules[index]["name"]
+        for index in _refused(rules, evicting=False)
+        if not _has_no_meaning(rules[index])
+    }
     life = lived((Version(1, 0, _unchecked(rules, evicting=False)),), done)
     assert not refused & {getattr(event, "rule", None) for event in life.events}
 
@@ -91,6 +96,11 @@ def _refused(rules: list[RawRule], *, evicting: bool) -> set[int]:
         places = {problem.place for problem in refusal.problems}
         return {index for index in range(len(rules)) if f"policy.p.rules[{index}]" in places}
     return set()
+
+
+def _has_no_meaning(rule: RawRule) -> bool:
+    """Refused for what it says, not because it is never reached: it would act as an erasure."""
+    return (rule["since"], rule["do"]) == ("expired", "summarize")
 
 
 def _unchecked(rules: list[RawRule], *, evicting: bool) -> RetentionPolicy:
