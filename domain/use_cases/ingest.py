@@ -195,7 +195,8 @@ class Ingest:
 
         line: the number of its last line, whatever it held. headers: header lines up to there.
         """
-        self.tally.headers = headers
+        # Gone on with behind the header, a parser has not met it.
+        self.tally.headers = max(self.tally.headers, headers)
         waiting: Sequence[Record | Rejected] = records
         while waiting:
             waiting = self._feed_some(waiting, line)

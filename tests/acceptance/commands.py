@@ -14,7 +14,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -209,18 +209,21 @@ class Installation:
         answer = Answer(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
         return _as_expected(answer, expect)
 
-    def peak(self, *arguments: str, stdin: Path) -> int:
-        """Run the installed program; the most memory it used, in bytes."""
-        with stdin.open("rb") as text:
-            running = subprocess.Popen(
-                [str(PROGRAM), *arguments],
-                stdin=text,
-                stdout=subprocess.DEVNULL,
-                env=self.environment,
-                cwd=self.folder,
-            )
-            _, status, usage = os.wait4(running.pid, 0)
-            running.returncode = os.waitstatus_to_exitcode(status)
+    def peak(self, *arguments: str, stdin: Iterable[bytes]) -> int:
+        """Run the installed program, piping `stdin` into it; the most memory it used, in bytes."""
+        running = subprocess.Popen(
+            [str(PROGRAM), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=self.environment,
+            cwd=self.folder,
+        )
+        assert running.stdin is not None
+        with running.stdin as end:
+            for part in stdin:
+                end.write(part)
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
         assert running.returncode == DONE
         return usage.ru_maxrss * 1024
 

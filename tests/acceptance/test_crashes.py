@@ -1,9 +1,11 @@
 """Whatever is killed, whenever: nothing acknowledged is lost, nothing happens twice."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,59 +80,87 @@ def wait_for(site: Installation, query: str, least: int, running: Running) -> No
         wait_until(lambda: count() >= least or not running.is_alive, 60, query)
 
 
+@dataclass(frozen=True)
+class RealLog:
+    """A log, how it is imported up to its last record, and what that must lead to.
+
+    events: how many at least, to choose moments among them.
+    """
+
+    lines: int
+    events: int
+    ingest: tuple[str, ...]
+    expected: dict[str, int]
+
+    def moments(self, number: int) -> list[int]:
+        """Seeded positions of the log at which something happens."""
+        return sorted(random.Random(SEED).sample(range(1, self.events), number))
+
+
+@pytest.fixture(scope="module")
+def nasa(shared_data: Path) -> RealLog:
+    path = shared_data / "weblog_nasa_19950709" / "access_09jul1995.txt.gz"
+    return RealLog(35_272, 11_500, importing(path, "common"), counted(readers.web(path)))
+
+
+@pytest.fixture(scope="module")
+def edgar(shared_data: Path) -> RealLog:
+    path = shared_data / "weblog_edgar_20030220" / "log-1000k.csv.gz"
+    return RealLog(8_978, 4_000, importing(path, "edgar"), counted(readers.edgar(path)))
+
+
+def importing(path: Path, form: str) -> tuple[str, ...]:
+    options = ("--format", form, "--policy", "web-visit", "--until", "last", "--json")
+    return ("ingest", str(path), *options)
+
+
+def counted(records: Iterable[tuple[int, str]]) -> dict[str, int]:
+    return visits(records, 30 * MINUTE)
+
+
+def assert_undisturbed(site: Installation, log: RealLog) -> None:
+    """The import, run to its end, counts what one counts that nobody disturbed."""
+    done = site.lapse(*log.ingest).document
+    assert (done["lines"], done["rejected"]) == (log.lines, 0)
+    assert done["sessions"] == done["participants"] == log.expected["sessions"]
+    events = databases.events(site.database_url)
+    assert done["events"] == events
+    assert events["created"] == events["joined"] == log.expected["sessions"]
+    assert events["expired"] == log.expected["expired_at_last_record"]
+    assert_one_each(site, "session.expired.v1", events["expired"])
+    assert_whole(site)
+
+
 class TestKilledImport:
     """`kill -9` of an import, and the same command again."""
 
-    @pytest.fixture
-    def nasa(self, shared_data: Path) -> Path:
-        return shared_data / "weblog_nasa_19950709" / "access_09jul1995.txt.gz"
-
-    @pytest.fixture
-    def ingest(self, nasa: Path) -> tuple[str, ...]:
-        return (
-            *("ingest", str(nasa), "--format", "common", "--policy", "web-visit"),
-            *("--until", "last", "--json"),
-        )
-
-    def assert_undisturbed(self, site: Installation, nasa: Path, done: Any) -> None:
-        """The counts are those of an import that nobody killed."""
-        expected = visits(readers.web(nasa), 30 * MINUTE)
-        assert (done["lines"], done["rejected"]) == (35_272, 0)
-        assert done["sessions"] == done["participants"] == expected["sessions"] == 3_042
-        events = databases.events(site.database_url)
-        assert done["events"] == events
-        assert events["created"] == events["joined"] == expected["sessions"]
-        assert events["expired"] == expected["expired_at_last_record"]
-        assert_one_each(site, "session.expired.v1", events["expired"])
-        assert_whole(site)
-
     @pytest.mark.row("G1", "G2", "P5.6")
     def test_killed_at_ten_moments_it_ends_as_if_nothing_had_been(
-        self, site: Installation, nasa: Path, ingest: tuple[str, ...]
+        self, site: Installation, nasa: RealLog
     ) -> None:
         """Each time it goes on where the last transaction ended; no line is lost or read twice."""
         site.lapse("db", "upgrade")
-        for moment in sorted(random.Random(SEED).sample(range(1, 11_500), 10)):
-            running = site.start(*ingest)
+        for moment in nasa.moments(10):
+            running = site.start(*nasa.ingest)
             wait_for(site, HEAD, moment, running)
             assert running.kill().code == KILLED
             site.wait(seconds=DEAD_IMPORT)
-        self.assert_undisturbed(site, nasa, site.lapse(*ingest).document)
+        assert_undisturbed(site, nasa)
 
     @pytest.mark.row("P5.6")
     def test_stopped_with_ctrl_c_it_goes_on_at_once(
-        self, site: Installation, nasa: Path, ingest: tuple[str, ...]
+        self, site: Installation, edgar: RealLog
     ) -> None:
         """What it had read and not written yet is read again; the clock is free at once."""
         site.lapse("db", "upgrade")
-        for moment in sorted(random.Random(SEED).sample(range(1, 11_500), 4)):
-            running = site.start(*ingest)
+        for moment in edgar.moments(3):
+            running = site.start(*edgar.ingest)
             wait_for(site, "SELECT count(*) FROM leases", 1, running)  # it has begun
             wait_for(site, HEAD, moment, running)
             answer = running.interrupt()
             assert answer.code == INTERRUPTED
             assert answer.err == "lapse: stopped; what was acknowledged is kept\n"
-        self.assert_undisturbed(site, nasa, site.lapse(*ingest).document)
+        assert_undisturbed(site, edgar)
 
     class TestDatabase:
         """`kill -9` of the database under an import."""
@@ -141,21 +171,12 @@ class TestKilledImport:
 
         @pytest.mark.row("G1", "P5.6")
         def test_killed_three_times_it_has_lost_nothing(
-            self,
-            site: Installation,
-            shared_data: Path,
-            crashing_server: PostgresServer,
+            self, site: Installation, edgar: RealLog, crashing_server: PostgresServer
         ) -> None:
             """The import says that the connection broke; the same command then goes on."""
-            nasa = shared_data / "weblog_nasa_19950709" / "access_09jul1995.txt.gz"
-            ingest = (
-                *("ingest", str(nasa), "--format", "common", "--policy", "web-visit"),
-                *("--until", "last", "--json"),
-            )
             site.lapse("db", "upgrade")
-            kept = 0
-            for moment in sorted(random.Random(SEED).sample(range(1, 11_500), 3)):
-                running = site.start(*ingest)
+            for moment in edgar.moments(3):
+                running = site.start(*edgar.ingest)
                 wait_for(site, HEAD, moment, running)
                 kept = databases.value(site.database_url, HEAD)
                 crashing_server.kill()
@@ -166,7 +187,7 @@ class TestKilledImport:
                 crashing_server.start()
                 assert databases.value(site.database_url, HEAD) >= kept
                 site.wait(seconds=DEAD_IMPORT)
-            TestKilledImport().assert_undisturbed(site, nasa, site.lapse(*ingest).document)
+            assert_undisturbed(site, edgar)
 
 
 class TestAcknowledged:
@@ -353,14 +374,15 @@ class TestHalfWay:
 
     @pytest.mark.row("P5.6")
     def test_memory_does_not_grow_with_the_log(self, site: Installation) -> None:
-        """Four times as many open visits take as much memory: they are read and written in
-        batches."""
+        """200 MB, among them ten times as many records, take as much memory as a small log: lines
+        are read, and sessions written, in batches."""
         ingest = ("ingest", "-", "--format", "jsonl", "--policy", "web-visit", "--until", "last")
-        few = site.peak(*ingest, stdin=Path(visitors(site.folder, 2_500)))
-        many = site.peak(*ingest, stdin=Path(visitors(site.folder, 10_000)))
-        assert databases.events(site.database_url)["created"] == 12_500
-        assert many < 1.2 * few
-        assert many < 300_000_000
+        log = Path(visitors(site.folder, 2_100)).read_bytes()
+        noise = (bytes(2**20) + b"\n" for _ in range(190))
+        little = site.peak(*ingest, stdin=[log])
+        much = site.peak(*ingest, stdin=chain([log] * 10, noise))
+        assert much < 1.2 * little
+        assert much < 300_000_000
 
 
 def _all_wait(site: Installation, commands: list[Running]) -> bool:

@@ -83,6 +83,7 @@ def killed_server(scale: Scale, _shared: PostgresServer) -> Iterator[Row]:
             with lapse_on(url, keys) as lapse:
                 missing |= missing_of(lapse, acknowledged)
             went_on += _next_acknowledged(child) not in acknowledged
+        acknowledged |= acknowledged_in(child.kill())
         name = f"{what}: times the process went on afterwards (peer: moments)"
         yield exactly(name, went_on, scale.crashes)
         yield from _evidence(what, url, keys, acknowledged, missing)

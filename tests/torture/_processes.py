@@ -14,8 +14,10 @@ from typing import Any, Concatenate, ParamSpec
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.torture._load", "tests.torture._tail"])
 
-LONGEST = 120.0
+SILENCE = 120.0
 """Seconds after which a process that says nothing counts as stuck."""
+LONGEST = 1_800.0
+"""Seconds after which processes that are waited for count as stuck, whatever they say."""
 
 P = ParamSpec("P")
 
@@ -56,8 +58,8 @@ class Child:
 
     def first(self) -> Any:
         """The next message. Raises EOFError if the process ended, TimeoutError if it is stuck."""
-        if not self._inbox.poll(LONGEST):
-            raise TimeoutError(f"a process said nothing for {LONGEST} s")
+        if not self._inbox.poll(SILENCE):
+            raise TimeoutError(f"a process said nothing for {SILENCE} s")
         return self._inbox.recv()
 
     def messages(self, seconds: float) -> Iterator[Any]:
@@ -75,7 +77,7 @@ class Child:
             try:
                 yield self.first()
             except EOFError:
-                self._process.join(LONGEST)
+                self._process.join(SILENCE)
                 return
 
     def kill(self) -> Iterator[Any]:
@@ -98,6 +100,18 @@ def running(*children: Child) -> Iterator[tuple[Child, ...]]:
     finally:
         for child in children:
             child.close()
+
+
+class Patience:
+    """Ends a wait that would otherwise have no end."""
+
+    def __init__(self, seconds: float = LONGEST) -> None:
+        self._until = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises TimeoutError when it has come to its end."""
+        if time.monotonic() > self._until:
+            raise TimeoutError("the processes do not come to an end")
 
 
 def gate(parties: int) -> Any:

@@ -20,7 +20,7 @@ from tests.torture._evidence import (
     soundness,
 )
 from tests.torture._load import Clock, Counted, Role, load
-from tests.torture._processes import Child, running
+from tests.torture._processes import Child, Patience, running
 from tests.torture._scale import Scale
 
 SEED = 20261122
@@ -51,8 +51,10 @@ def _race(url: str, keys: Path, seconds: float) -> tuple[Acknowledged, list[Coun
         for number, role in enumerate(ROLES)
     ]
     said: list[Any] = []
+    patience = Patience()
     with running(*children):
         while any(child.exit_code is None for child in children):
+            patience.check()
             for child in children:
                 said += child.messages(0.01)
         for child in children:

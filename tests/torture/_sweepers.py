@@ -15,7 +15,7 @@ from domain.policy import HOUR
 from domain.ports import Append
 from domain.session import Expired, create, evolve
 from domain.timeline import advance
-from domain.use_cases.sweep import sweep
+from domain.use_cases.sweep import sweep_once
 from tests.benchmarks._ours import ACTOR, POLICY, START, lapse_on, new_databases
 from tests.benchmarks._report import Row, exactly
 from tests.servers import PostgresServer
@@ -64,13 +64,13 @@ def _sweep_in_processes(url: str) -> int:
 
 
 def _sweep_all(outbox: Outbox, url: str, start: Any) -> None:
-    """Sweep until nothing is due; sends how many were done."""
+    """Sweep until nothing is due; sends how many each batch did."""
     log = SqlLog(open_engines(url), lambda: NOW)
     policies = log.policies()
     start.wait(60)
     while (due := log.next_due()) is not None and due <= NOW:
         try:
-            outbox.put(sweep(log, policies, NOW, f"sweeper-{os.getpid()}").done)
+            outbox.put(sweep_once(log, policies, NOW, f"sweeper-{os.getpid()}").done)
         except StoreBusy:
             continue  # the others held an SQLite file for too long
     log.close()

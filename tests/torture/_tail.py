@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from eventsourcing.persistence import Notification
@@ -36,7 +37,7 @@ from tests.benchmarks._report import Row, exactly
 from tests.contracts.writers import append_from_processes
 from tests.servers import PostgresServer
 from tests.torture._evidence import Acknowledged, kept, soundness
-from tests.torture._processes import Child, Outbox, running
+from tests.torture._processes import Child, Outbox, Patience, running
 from tests.torture._scale import Scale
 
 WRITERS = 16
@@ -94,10 +95,13 @@ def _follow_recorders(
     """The positions acknowledged to the writers, in order, and what the reader saw meanwhile."""
     seen: list[Notification] = []
     writing = append_from_processes(url, "bench", writers=WRITERS, appends=appends, seed=seed)
-    with writing, ThreadPoolExecutor(1) as pool:
+    patience = Patience()
+    with writing, ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         assert writing.stdout is not None
         lines = pool.submit(writing.stdout.readlines)  # else the writers wait for the pipe
+        stack.callback(writing.kill)
         while True:
+            patience.check()
             ended = writing.poll() is not None
             found = page(after + len(seen))
             seen += found
@@ -149,8 +153,10 @@ def _follow_logs(
 ) -> Iterator[Sequence[Recorded]]:
     """The pages that the reader sees until all writers have ended."""
     seeds = [f"{SEED}/{number}/{writer}" for writer in range(WRITERS)]
+    patience = Patience()
     with running(*(Child(_write, url, appends, seed) for seed in seeds)) as children:
         while True:
+            patience.check()
             ended = all(child.exit_code is not None for child in children)
             for child in children:
                 acknowledged.update(child.messages(0))
