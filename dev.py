@@ -119,7 +119,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def modules(kind: str) -> list[str]:
     """The names of the runnable modules in tests/KIND."""
-    return sorted(path.stem for path in (ROOT / "tests" / kind).glob("[!_]*.py"))
+    found = (ROOT / "tests" / kind).glob("[!_]*.py")
+    return sorted(path.stem for path in found if not path.stem.startswith("test_"))
 
 
 def joined_json(commands: list[list[str]]) -> int:
