@@ -4,8 +4,11 @@
 4 stopped by a guard.
 """
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -25,6 +28,7 @@ from domain.errors import (
 )
 
 DONE, FAILED, USAGE, REFUSED, GUARD = range(5)
+INTERRUPTED = 128 + signal.SIGINT
 
 _CODES: dict[type[LapseError], int] = {
     SettingsInvalid: USAGE,
@@ -50,18 +54,45 @@ def exit_code(error: LapseError) -> int:
 @contextmanager
 def refusals() -> Iterator[None]:
     """A refusal ends the command with its text on standard error and its exit code."""
+    interrupts: list[int] = []
+    with _remembered(interrupts):
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except BaseException as error:
+            if interrupts or isinstance(error, KeyboardInterrupt):
+                say_error("stopped; what was acknowledged is kept")
+                raise typer.Exit(INTERRUPTED) from None
+            if isinstance(error, LapseError):
+                say_error(str(error))
+                raise typer.Exit(exit_code(error)) from None
+            if isinstance(error, SQLAlchemyError):
+                # Not one of ours: name its kind and keep its text, which may quote values.
+                kind = type(error).__name__
+                say_error(f"the database refused a statement ({kind}); nothing was changed")
+                raise typer.Exit(FAILED) from None
+            raise
+
+
+@contextmanager
+def _remembered(interrupts: list[int]) -> Iterator[None]:
+    """Note every Ctrl-C: what it interrupts may fail with something else on its way out, such as
+    SQLAlchemy's AssertionError in the middle of a commit."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
-    except LapseError as error:
-        say_error(str(error))
-        raise typer.Exit(exit_code(error)) from None
-    except SQLAlchemyError as error:
-        # Not one of ours: name its kind and keep its text, which may quote values, to itself.
-        say_error(f"the database refused a statement ({type(error).__name__}); nothing was changed")
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        say_error("stopped; what was acknowledged is kept")
-        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say_error(text: str) -> None:
