@@ -10,7 +10,7 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   bench NAME [--json]      one benchmark of tests/benchmarks
   torture [NAME] [--json]  the long crash and race runs of tests/torture; without a name, all
 
-The first command makes a virtual environment in .venv (or in the folder that LAPSE_VENV names)
+The first command makes a virtual environment in .venv (or in the folder that DEV_VENV names)
 and installs what requirements.lock pins, with uv if that is on PATH, else with pip; later ones
 start at once. The exit code is that of the command; 1 if the set-up failed, 2 for wrong usage.
 """
@@ -33,7 +33,7 @@ from typing import TextIO
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
-VENV = Path(os.environ.get("LAPSE_VENV") or ROOT / ".venv").absolute()
+VENV = Path(os.environ.get("DEV_VENV") or ROOT / ".venv").absolute()
 PYTHON = str(VENV / "bin" / "python")
 STAMP = VENV / "dev.stamp"
 

@@ -12,7 +12,7 @@ from tests.servers import PostgresServer
 pytest_plugins = ["pytester", "tests.rows", "tests.skips"]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-KEPT_VARIABLES = {"LAPSE_NO_SKIPS", "LAPSE_VENV"}  # those of the tests and of dev.py
+KEPT_VARIABLES = {"LAPSE_NO_SKIPS"}  # that of the tests themselves
 
 # The same examples in every run, so that a failure belongs to the change that shows it. Look for
 # new ones with HYPOTHESIS_PROFILE=thorough.

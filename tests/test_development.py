@@ -53,7 +53,7 @@ class Checkout:
         (self.folder / "tests" / "torture" / f"{name}.py").write_text(source)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        inherited = {name: os.environ[name] for name in os.environ if name != "LAPSE_VENV"}
+        inherited = {name: os.environ[name] for name in os.environ if name != "DEV_VENV"}
         path = f"{self.bin}:{os.environ['PATH']}"
         return subprocess.Popen(
             [sys.executable, str(self.folder / "dev.py"), *arguments],
@@ -161,17 +161,17 @@ def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(checkout: Checkout) -> None:
-    """A mistaken LAPSE_VENV costs no files."""
+    """A mistaken DEV_VENV costs no files."""
     precious = checkout.folder / "photographs"
     precious.mkdir()
     (precious / "one").touch()
-    assert checkout.dev("setup", LAPSE_VENV=str(precious)).returncode == 1
+    assert checkout.dev("setup", DEV_VENV=str(precious)).returncode == 1
     assert (precious / "one").exists()
 
 
 def test_the_environment_can_lie_elsewhere(checkout: Checkout, tmp_path: Path) -> None:
-    """LAPSE_VENV names another folder, for a second Python say."""
-    assert checkout.dev("setup", LAPSE_VENV=str(tmp_path / "other")).returncode == 0
+    """DEV_VENV names another folder, for a second Python say."""
+    assert checkout.dev("setup", DEV_VENV=str(tmp_path / "other")).returncode == 0
     assert (tmp_path / "other" / "bin" / "python").exists()
     assert not (checkout.folder / ".venv").exists()
 
