@@ -727,7 +727,7 @@ def _summary_exists(policy: RetentionPolicy, rule: Rule) -> str | None:
         return "a session is summarized once"
     if policy.summary or any(other.do is Do.SUMMARIZE for other in policy.rules):
         return None
-    return "can never be reached: no rule summarizes the session"
+    return "no rule summarizes the session"
 
 
 def _warning_warns_of_something(policy: RetentionPolicy, rule: Rule) -> str | None:
@@ -757,13 +757,18 @@ class _Life:
     """One life of a session as its rules alone would lead it, in steps of what is due.
 
     What an application does (`happens`: store, summarize, complete, fail, end it for a limit) it
-    does at the start, where it leaves most time for what follows. seen: whether somebody is seen
-    all the time until the end, or nobody ever. Nobody extends, recovers or holds: those only move
-    what would come anyway.
+    does at the start, where it leaves most time for what follows. seen_after: the rule after which
+    somebody is seen all the time (START: from the beginning, None: nobody ever is). Nobody extends,
+    recovers or holds: those only move what would come anyway.
     """
 
-    def __init__(self, policy: RetentionPolicy, happens: Iterable[Since], *, seen: bool) -> None:
+    START = -1
+
+    def __init__(
+        self, policy: RetentionPolicy, happens: Iterable[Since], seen_after: int | None
+    ) -> None:
         self.rules = policy.rules
+        self.seen_after = seen_after
         self.moments = {Since.CREATED: 0, Since.LAST_SEEN: 0}
         self.gone: set[Scope] = set()
         self.summary = False
@@ -776,8 +781,8 @@ class _Life:
         for moment in happens:
             self._happen(moment)
             self._run(until=0)
-        if seen and Since.EXPIRED not in self.moments:
-            del self.moments[Since.LAST_SEEN]
+        if seen_after == self.START:
+            self._stay()
         self._run(until=None)
 
     @property
@@ -791,9 +796,16 @@ class _Life:
         while (index := self._next(until)) is not None:
             waiting = [other for other in range(len(self.rules)) if self._due(other) is not None]
             self._fire(index)
+            if index == self.seen_after:
+                self._stay()
             for other in waiting:
                 if self._due(other) is None:
                     self.ended.setdefault(other, self.rules[index])
+
+    def _stay(self) -> None:
+        """From now on somebody is seen all the time, so nothing since `last_seen` is due."""
+        if Since.EXPIRED not in self.moments:
+            self.moments.pop(Since.LAST_SEEN, None)
 
     def _happen(self, moment: Since) -> None:
         """An application does something, if the session still allows it."""
@@ -885,12 +897,19 @@ def _lives(policy: RetentionPolicy) -> list[_Life]:
         possible.add(Since.SUMMARIZED)
     if policy.limits.on_exceed is OnExceed.EXPIRE_OLDEST:
         possible.add(Since.EXPIRED)
+    # Who comes back after the full tier went may outlive what others do not.
+    returns = [
+        index
+        for index, rule in enumerate(policy.rules)
+        if rule.since is Since.LAST_SEEN
+        and (rule.do is Do.SUMMARIZE or (rule.do is Do.ERASE and rule.scope is Scope.FULL))
+    ]
     return [
-        _Life(policy, happens, seen=seen)
+        _Life(policy, happens, seen_after)
         for count in range(len(possible) + 1)
         for happens in combinations([moment for moment in _HAPPENS if moment in possible], count)
         if not {Since.COMPLETED, Since.FAILED} <= set(happens)
-        for seen in (False, True)
+        for seen_after in (None, _Life.START, *returns)
     ]
 
 

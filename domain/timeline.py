@@ -235,18 +235,18 @@ def _warning(
         elif other.since is not _LAST_SEEN:
             latest = min(latest, at)
     at = deadline - lead
-    if deadline == NEVER or deadline > latest or at <= (session.warned_at or 0):
+    if deadline > latest or at <= (session.warned_at or 0):
         return None
     at = max(at, version.effective_from)
     return (at, deadline) if deadline > max(now, at) else None
 
 
 def _holds_back(session: Session, versions: Versions, last_seen: int, now: int) -> bool:
-    """Whether something would be due by `now` if no hold stood."""
+    """Whether a hold suspends something, now that all else that was due by `now` has happened."""
     if not session.holds:
         return False
     due = next_due(session.changed(holds=()), versions, last_seen, now)
-    return due is not None and due.at <= now and due.rule.do in (_ERASE, _SUMMARIZE)
+    return due is not None and due.at <= now
 
 
 def _event(session: Session, due: Due, last_seen: int) -> Event:
