@@ -94,7 +94,9 @@ class Append(NamedTuple):
 
     before: the state it was decided on (None: a new session). after: the state the events lead
     to. due_at: when the session is due next, or earlier. owner: the owner's subject. command: a
-    hash that makes the command happen once. deletes: whether the vault's rows of this session go
+    hash that makes the command happen once. decided_on: the newest presence that the timeline was
+    asked with, if what it said is among the events; the append is stale if somebody was seen since.
+    deletes: whether the vault's rows of this session go
     (only `use_cases/erase.py` sets it).
     """
 
@@ -107,6 +109,7 @@ class Append(NamedTuple):
     owner: str | None = None
     command: bytes | None = None
     deletes: bool = False
+    decided_on: int | None = None
 
     @property
     def session_id(self) -> str:

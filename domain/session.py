@@ -13,7 +13,7 @@ No event carries personal data: owners and participants are random tokens that o
 resolve, reasons and grounds are closed enums.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -364,7 +364,7 @@ class Session:
         return end
 
     @classmethod
-    def of(cls, **fields: Any) -> Self:
+    def of(cls, fields: Mapping[str, Any]) -> Self:
         """A session with these fields; those left out keep the defaults of the class.
 
         The frozen constructor assigns all 29 fields one by one: 5 us against 0.4 us, and a sweep
@@ -524,13 +524,15 @@ def evolve(session: Session | None, event: Event) -> Session:
         if not isinstance(event, Created):
             raise ValueError(f"history of {event.originator_id} does not start with created")
         return Session.of(
-            id=event.originator_id,
-            version=version,
-            policy=event.policy,
-            policy_version=event.policy_version,
-            owner=event.owner,
-            created_at=at,
-            last_seen_at=at,
+            {
+                "id": event.originator_id,
+                "version": version,
+                "policy": event.policy,
+                "policy_version": event.policy_version,
+                "owner": event.owner,
+                "created_at": at,
+                "last_seen_at": at,
+            }
         )
     if version != session.version + 1:
         raise ValueError(f"history of {session.id} jumps from {session.version} to {version}")

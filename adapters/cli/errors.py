@@ -96,5 +96,5 @@ def _remembered(interrupts: list[int]) -> Iterator[None]:
 
 
 def say_error(text: str) -> None:
-    """One message on standard error."""
+    """One message on standard error, where progress is said, too."""
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"lapse: {text}")

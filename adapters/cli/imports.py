@@ -15,14 +15,14 @@ from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, import_progress, print_json, print_table
 from adapters.cli.simulation_page import Outcome, outcome, page
 from adapters.clock import format_instant, parse_instant
-from adapters.importers.driver import ClockLease, Job, Report, Target, run
+from adapters.importers.driver import LEASE, ClockLease, Job, Report, Target, run
 from adapters.importers.formats import FORMATS, VISITORS, VisitorBy
 from adapters.keyring.plain import PlainKeyring
 from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
 from adapters.settings import environment
 from adapters.wiring import Lapse, configured_policies, open_lapse, read_policy_file
 from domain.errors import PolicyUnknown, SettingsInvalid
-from domain.policy import RetentionPolicy, Version, parse
+from domain.policy import SECOND, RetentionPolicy, Version, parse
 from domain.use_cases.simulate import Simulation
 
 Files = Annotated[
@@ -77,6 +77,15 @@ def ingest(
             help="Append every rejected line's number and reason to this file (JSON Lines).",
         ),
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            min=0,
+            max=3600,
+            help="Seconds to wait for another import; one that was killed is in the way for 60.",
+        ),
+    ] = LEASE / SECOND + 5,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +107,7 @@ def ingest(
             end = end_of(until, wall)
             lapse.policies.versions(policy)
             target = _target(lapse, policy, wall, on_reject)
+            target.lease.take(wait, lambda: _say_waiting(wait))
             try:
                 [report] = run(job, [target], end, progress)
             finally:
@@ -106,6 +116,10 @@ def ingest(
         if report.broken is not None:
             say_error(f"{report.broken}; everything before it was imported")
             raise typer.Exit(FAILED)
+
+
+def _say_waiting(seconds: float) -> None:
+    say_error(f"another import holds the clock; waiting for it, up to {seconds:g} s")
 
 
 def _target(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import demo, imports, look, operate, policies
+from adapters.wiring import settle_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,4 +61,5 @@ app.add_typer(db, name="db")
 
 def main() -> None:
     """The entry point of the installed command."""
+    settle_memory()
     sys.exit(app())

@@ -39,6 +39,7 @@ def serve(
         typer.Option("--ready-file", help='Written when ready: {"url": …, "pid": …}.'),
     ] = None,
     db: Database = None,
+    as_json: Json = False,
 ) -> None:
     """Run the scheduler and the projections until SIGTERM or Ctrl-C.
 
@@ -52,10 +53,12 @@ def serve(
         if only not in (None, "worker"):
             raise SettingsInvalid("--only must be api or worker")
         with open_lapse(load(db, "info")) as lapse:
-            _serve(lapse, ready_file)
+            swept = _serve(lapse, ready_file)
+        if as_json:
+            print_json({"swept": _document(swept)})
 
 
-def _serve(lapse: Lapse, ready_file: Path | None) -> None:
+def _serve(lapse: Lapse, ready_file: Path | None) -> SweepCount:
     log = structlog.get_logger(component="serve")
     stop = threading.Event()
 
@@ -84,6 +87,7 @@ def _serve(lapse: Lapse, ready_file: Path | None) -> None:
     ticker.close()
     projecting.join()
     log.info("serve", operation="stop", result="done")
+    return ticker.swept
 
 
 def _partial(path: Path) -> Path:
@@ -134,18 +138,26 @@ def _preview(lapse: Lapse) -> SweepCount:
     return total
 
 
-def _show_count(count: SweepCount, *, dry_run: bool, as_json: bool) -> None:
+def _document(count: SweepCount) -> dict[str, Any]:
+    fields: dict[str, Any] = {**vars(count), "events": _by_name(count)}
+    del fields["more"]
+    return fields
+
+
+def _by_name(count: SweepCount) -> dict[str, int]:
     events = {topic.split(".")[1]: number for topic, number in (count.events or {}).items()}
+    return dict(sorted(events.items()))
+
+
+def _show_count(count: SweepCount, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        fields = {**vars(count), "events": dict(sorted(events.items())), "dry_run": dry_run}
-        del fields["more"]
-        print_json(fields)
+        print_json({**_document(count), "dry_run": dry_run})
         return
     title = "Due (nothing was written)" if dry_run else "Swept"
     columns = ("due", "done", "held", "rearmed", "failed")
     print_table(title, columns, [[getattr(count, column) for column in columns]])
-    if events:
-        print_table("Events", ("event", "number"), sorted(events.items()))
+    if count.events:
+        print_table("Events", ("event", "number"), _by_name(count).items())
 
 
 def status(db: Database = None, as_json: Json = False) -> None:

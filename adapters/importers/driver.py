@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import stamina
+
 from adapters.importers.formats import FORMATS, Parser, VisitorBy, read
 from adapters.importers.source import Source, SourceError
-from domain.errors import SourceUnreadable
+from domain.errors import ClockHeld, SourceUnreadable
 from domain.policy import SECOND, Versions
 from domain.ports import Keyring, Log, Vault
 from domain.records import Record, Rejected
@@ -56,12 +58,29 @@ class ClockLease:
         self._wall = wall
         self._until = 0
 
+    def take(self, patience: float, on_wait: Callable[[], None]) -> None:
+        """Take the clock, waiting up to `patience` seconds for who holds it: an import that was
+        killed holds it for up to LEASE more. on_wait: called once, before the first wait.
+
+        Raises ClockHeld.
+        """
+        retrying = stamina.RetryingCaller(
+            attempts=None, timeout=patience, wait_initial=1.0, wait_max=1.0, wait_jitter=0.0
+        ).on(ClockHeld)
+        try:
+            self.renew()
+        except ClockHeld:
+            if patience <= 0:
+                raise
+            on_wait()
+            retrying(self.renew)
+
     def renew(self) -> None:
         """Raises ClockHeld if another import holds it."""
         now = self._wall()
         if self._until - now < LEASE // 2:
+            self._log.lease_clock(self._holder, now + LEASE)
             self._until = now + LEASE
-            self._log.lease_clock(self._holder, self._until)
 
     def release(self) -> None:
         self._log.release_clock(self._holder)

@@ -128,14 +128,17 @@ def array_literals(rows: Rows) -> tuple[str, ...]:
 
 def _literal(column: tuple[Any, ...]) -> str:
     """A column of one type, nothing among it, is joined at once; any other goes one by one."""
-    kind = type(column[0])
-    if all(type(value) is kind for value in column):
+    kinds = set(map(type, column))
+    if len(kinds) == 1:
+        (kind,) = kinds
         if kind is bytes:
             return '{"\\\\x' + '","\\\\x'.join(map(bytes.hex, column)) + '"}'
         if kind is int:
             return "{" + ",".join(map(str, column)) + "}"
-        if kind is str and not _SPECIAL & set("".join(column)):
-            return '{"' + '","'.join(column) + '"}'
+        if kind is str:
+            joined = "".join(column)
+            if '"' not in joined and "\\" not in joined:
+                return '{"' + '","'.join(column) + '"}'
     return "{" + ",".join(map(_element, column)) + "}"
 
 
@@ -146,9 +149,6 @@ def _element(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return f'"\\\\x{value.hex()}"' if isinstance(value, bytes) else str(value)
-
-
-_SPECIAL = frozenset('"\\')
 
 
 def _array_type(kind: TypeEngine[Any]) -> str:

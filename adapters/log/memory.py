@@ -203,6 +203,10 @@ class MemoryLog:
                 row = self._store.sessions.get(append.session_id)
                 if row is None or row.session.version != append.before.version:
                     answers[index] = Conflict(append.session_id)
+                elif append.decided_on is not None:
+                    people = self._store.people.get(append.session_id)
+                    if people is not None and people.last_seen > append.decided_on:
+                        answers[index] = Conflict(append.session_id)
 
     def _answer_repeated(self, appends: Sequence[Append], answers: list[Answer]) -> None:
         first: set[bytes] = set()

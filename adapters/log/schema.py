@@ -75,7 +75,6 @@ sessions = Table(
     Index(
         "sessions_by_deadline", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
     ),
-    Index("sessions_by_policy", "partition", "policy", "session_id"),
     Index(
         "sessions_by_owner",
         "partition",

@@ -61,7 +61,7 @@ def decode_event(
         shape = (topic, *stored, *map(type, stored.values()))
         if shape not in _SHAPES:
             _check(topic, stored)
-            _SHAPES.add(shape)
+            _remember(_SHAPES, shape)
         stored["originator_id"] = session_id
         stored["originator_version"] = version
         stored["effective_at"] = effective_at
@@ -96,6 +96,15 @@ def _check(topic: str, stored: dict[str, Any]) -> None:
 _SHAPES: set[tuple[object, ...]] = set()
 
 
+def _remember(shapes: set[tuple[object, ...]], shape: tuple[object, ...]) -> None:
+    """Bounded: what a database holds in another order of fields is checked every time."""
+    if len(shapes) < _MOST_SHAPES:
+        shapes.add(shape)
+
+
+_MOST_SHAPES = 10_000
+
+
 def _json_types(hint: Any) -> frozenset[type]:
     """What the JSON of a field of this type is read as."""
     if isinstance(hint, UnionType):
@@ -123,6 +132,7 @@ _FIELDS = {topic: _stored_types(kind, _COLUMNS) for topic, kind in _CLASSES.item
 
 # -- folded state -----------------------------------------------------------------------------
 
+_STATE_SHAPES: set[tuple[object, ...]] = set()
 _REQUIRED = {"policy", "policy_version", "created_at", "last_seen_at"}
 _KNOWN = _stored_types(Session, ("id", "version"))
 _HOLDS = {(str, int, int), (str, int, NoneType)}
@@ -143,15 +153,23 @@ def encode_state(session: Session) -> bytes:
     return orjson.dumps(stored, option=_SORTED)
 
 
+def _check_state(stored: dict[str, Any]) -> None:
+    """Raises ValueError or KeyError unless these are fields of a session, each of its type."""
+    if not stored.keys() >= _REQUIRED:
+        raise ValueError("wrong fields")
+    for name, value in stored.items():
+        if type(value) not in _KNOWN[name]:
+            raise ValueError("wrong type")
+
+
 def decode_state(session_id: str, version: int, state: bytes | str) -> Session:
     """The inverse. Raises CorruptState."""
     try:
         stored = orjson.loads(state)
-        if not stored.keys() >= _REQUIRED:
-            raise ValueError("wrong fields")
-        for name, value in stored.items():
-            if type(value) not in _KNOWN[name]:
-                raise ValueError("wrong type")
+        shape = (*stored, *map(type, stored.values()))
+        if shape not in _STATE_SHAPES:
+            _check_state(stored)
+            _remember(_STATE_SHAPES, shape)
         if "erased" in stored:
             stored["erased"] = frozenset(Scope(scope) for scope in stored["erased"])
         if "holds" in stored:
@@ -160,4 +178,6 @@ def decode_state(session_id: str, version: int, state: bytes | str) -> Session:
             stored["holds"] = tuple(Hold(*hold) for hold in stored["holds"])
     except (KeyError, ValueError, TypeError, AttributeError):
         raise CorruptState(session_id, "not a session's state") from None
-    return Session.of(id=session_id, version=version, **stored)
+    stored["id"] = session_id
+    stored["version"] = version
+    return Session.of(stored)

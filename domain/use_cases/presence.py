@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from domain.errors import Conflict
+from domain.errors import Conflict, CorruptState
 from domain.policy import in_force
 from domain.ports import Append, Found, Log, Vault
 from domain.session import Event, evolve
@@ -21,7 +21,7 @@ def see(
     One does not count when its session is unknown, over, or due by now: a session whose end has
     come is not revived, swept or not. A heartbeat never lies in the future: it is cut to `now`.
     """
-    found = log.find(sorted({session_id for session_id, _ in seen}))
+    found = _readable(log, {session_id for session_id, _ in seen})
     alive = {
         session_id: row for session_id, row in found.items() if not _is_due(row, policies, now)
     }
@@ -41,6 +41,16 @@ def see(
             if isinstance(answer, Exception) and not isinstance(answer, Conflict):
                 raise answer
     return counted
+
+
+def _readable(log: Log, session_ids: set[str]) -> Mapping[str, Found]:
+    """One session whose state is corrupt must not cost the others their heartbeats; sweeps and
+    `db check` say which it is."""
+    while True:
+        try:
+            return log.find(sorted(session_ids))
+        except CorruptState as error:
+            session_ids = session_ids - {error.session_id}
 
 
 def _is_due(found: Found, policies: PolicyBook, now: int) -> bool:

@@ -34,6 +34,7 @@ from domain.ports import (
     policy_scope,
 )
 from domain.session import (
+    SCHEDULER,
     By,
     Erased,
     Event,
@@ -186,7 +187,8 @@ class Sessions:
         def decide(session: Session) -> tuple[tuple[Event, ...], Changes]:
             member = self._member(session_id, token)
             present = member.left_at is None
-            return session.leave(token, now, actor, present=present), Changes(left={token: now})
+            changes = Changes(left={token: now}) if present else NO_CHANGES
+            return session.leave(token, now, actor, present=present), changes
 
         return self._command(session_id, now, decide)
 
@@ -283,6 +285,7 @@ class Sessions:
         versions = self._policies.versions(session.policy)
         outcome = advance(session, versions, found.last_seen, now)
         events += outcome.events
+        rules_spoke = any(event.actor == SCHEDULER for event in events)
         due_at = outcome.next_at
         if due_at is not None and found.due_at is not None and now < found.due_at < due_at:
             due_at = found.due_at  # early is right enough: presence moves no due row
@@ -295,6 +298,7 @@ class Sessions:
             limits=self._rechecked(found, outcome.session, now),
             owner=found.owner,
             deletes=deletes(found.session, events),
+            decided_on=found.last_seen if rules_spoke else None,
         )
 
     def _rechecked(self, found: Found, after: Session, now: int) -> tuple[Limit, ...]:

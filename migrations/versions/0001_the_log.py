@@ -143,9 +143,6 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("owner_subject IS NOT NULL"),
     )
-    op.create_index(
-        "sessions_by_policy", "sessions", ["partition", "policy", "session_id"], unique=False
-    )
     op.create_table(
         "subject_index",
         sa.Column("partition", sa.SmallInteger(), autoincrement=False, nullable=False),

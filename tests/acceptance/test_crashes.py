@@ -306,19 +306,22 @@ class TestSideBySide:
 
     @pytest.mark.row("P5.6")
     def test_two_imports_take_turns(self, site: Installation) -> None:
-        """The clock belongs to one of them: the other is refused, as is a sweep, until the first
-        is done."""
+        """The clock belongs to one of them: the other is refused, or waits if it may,
+        until the first is done; a sweep is refused."""
         path = visitors(site.folder, 100)
         options = ("--format", "jsonl", "--policy", "web-visit", "--json")
         site.lapse("db", "upgrade")
         with site.start_fed("ingest", "-", *options) as (first, end):
             end.write(Path(path).read_bytes())
             wait_for(site, "SELECT count(*) FROM leases", 1, first)
-            second = site.lapse("ingest", path, *options, expect=REFUSED)
+            second = site.lapse("ingest", path, *options, "--wait", "0", expect=REFUSED)
             assert "another import is running" in second.err
             refused = site.lapse("sweep", expect=REFUSED)
             assert "an import holds the clock" in refused.err
+            third = site.start("ingest", path, *options)
+            wait_until(lambda: "waiting for it" in third.so_far.err, 30, "the third to wait")
         assert first.wait().document["sessions"] == 100
+        assert third.wait().document["lines"] == 100
         assert site.ask("sweep")["due"] == 0
 
 

@@ -289,7 +289,7 @@ def sessions(draw: some.DrawFn) -> Session:
     always = ("id", "version", "policy", "policy_version", "owner", "created_at", "last_seen_at")
     others = [field.name for field in fields(Session) if field.name not in always]
     names = [*always, *draw(some.lists(some.sampled_from(others), unique=True))]
-    return Session.of(**{name: draw(STATE_VALUES[hints[name]]) for name in names})
+    return Session.of({name: draw(STATE_VALUES[hints[name]]) for name in names})
 
 
 @given(sessions())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import TypeVar
 
+from adapters.wiring import settle_memory
 from tests.benchmarks._report import Row, as_json, as_markdown, did_not_finish
 from tests.servers import PostgresServer
 
@@ -49,6 +50,7 @@ def main(
     arguments = parser.parse_args(argv)
     names = arguments.only or list(parts)
     scale = quick if arguments.quick else full
+    settle_memory()  # as `lapse` does
     # Logs of Lapse are no part of the report.
     with redirect_stdout(sys.stderr), PostgresServer(fsync=True) as server:
         rows = list(run(parts, names, scale, server))

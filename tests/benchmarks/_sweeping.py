@@ -4,19 +4,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import psycopg2
 
-from adapters.wiring import Lapse
+from adapters.wiring import Lapse, settle_memory
 from domain.policy import HOUR
 from domain.ports import SweepCount
+from domain.session import Expired
 from domain.use_cases.sweep import sweep
 from tests.benchmarks._ours import START, lapse_on
 from tests.benchmarks._population import populate, settle
-from tests.benchmarks._report import Row, alike, required
+from tests.benchmarks._report import Row, alike, measured, required
 from tests.benchmarks._rounds import in_turns
 from tests.benchmarks._scale import Scale
 from tests.servers import PostgresServer
@@ -40,12 +43,14 @@ def sweeping(scale: Scale, server: PostgresServer) -> Iterator[Row]:
                 "few": partial(_swept, server, keys, few, scale.due, 1),
                 "many": partial(_swept, server, keys, many, scale.due, 1),
                 "two": partial(_swept, server, keys, few, scale.due, 2),
+                "threads": partial(_swept_by_threads, server, keys, few, scale.due, 2),
             },
         )
     what = f"PostgreSQL, expiries/s over {scale.due:,} due"
     beside = f"beside {scale.alive:,} alive"
-    yield required(f"{what}, {beside}, one thread (peer: promised)", figures["few"], PROMISED)
-    yield required(f"{what}, {beside}, two threads (peer: promised)", figures["two"], PROMISED)
+    yield required(f"{what}, {beside}, two processes (peer: promised)", figures["two"], PROMISED)
+    yield measured(f"{what}, {beside}, one process", figures["few"])
+    yield measured(f"{what}, {beside}, two threads of one process", figures["threads"])
     yield alike(
         f"{what}, beside {scale.crowd:,} alive (peer: {beside}; must be the same)",
         figures["many"],
@@ -64,16 +69,53 @@ def _prepared(server: PostgresServer, keys: Path, due: int, alive: int) -> str:
     return url
 
 
-def _swept(server: PostgresServer, keys: Path, prepared: str, due: int, threads: int) -> float:
+def _swept(server: PostgresServer, keys: Path, prepared: str, due: int, processes: int) -> float:
+    """Expiries per second by processes of their own, as instances of `lapse serve` would."""
+    spawn = get_context("spawn")
+    with _copy_of(server, prepared) as url:
+        ready = spawn.Barrier(processes)
+        answers: Queue[tuple[int, float, float]] = spawn.Queue()
+        sweepers = [
+            spawn.Process(target=_sweep_as_process, args=(url, str(keys), number, ready, answers))
+            for number in range(processes)
+        ]
+        for sweeper in sweepers:
+            sweeper.start()
+        results = [answers.get(timeout=600) for _ in sweepers]
+        for sweeper in sweepers:
+            sweeper.join()
+        _check(server, url, due, sum(done for done, _, _ in results))
+    return due / (max(end for _, _, end in results) - min(start for _, start, _ in results))
+
+
+def _sweep_as_process(
+    url: str, keys: str, number: int, ready: Barrier, answers: "Queue[tuple[int, float, float]]"
+) -> None:
+    settle_memory()
+    with lapse_on(url, Path(keys)) as lapse:
+        ready.wait(60)
+        started = time.monotonic()  # one clock for all processes
+        count = _sweep(lapse, number)
+        answers.put((count.done, started, time.monotonic()))
+
+
+def _swept_by_threads(
+    server: PostgresServer, keys: Path, prepared: str, due: int, threads: int
+) -> float:
     with _copy_of(server, prepared) as url, lapse_on(url, keys) as lapse:
-        before = lapse.log.head()
-        started = time.perf_counter()
+        started = time.monotonic()
         with ThreadPoolExecutor(threads) as pool:
             counts = list(pool.map(partial(_sweep, lapse), range(threads)))
-        seconds = time.perf_counter() - started
-        done = sum(count.done for count in counts)
-        assert (done, lapse.log.head() - before) == (due, due), f"{done} of {due} were swept"
+        seconds = time.monotonic() - started
+        _check(server, url, due, sum(count.done for count in counts))
     return due / seconds
+
+
+def _check(server: PostgresServer, url: str, due: int, done: int) -> None:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM events WHERE topic = %s", (Expired.TOPIC,))
+        [(expired,)] = cursor.fetchall()
+    assert (done, expired) == (due, due), f"{done} of {due} were swept, {expired} events"
 
 
 def _sweep(lapse: Lapse, number: int) -> SweepCount:

@@ -394,6 +394,33 @@ def test_the_same_command_twice_in_a_batch_is_written_once(store: Store) -> None
     assert store.log.submit(opening("b", command=b"c"), TEN) == Appended("a", 1, repeated=True)
 
 
+# -- presence and what the rules say ----------------------------------------------------------
+
+
+def test_a_heartbeat_that_was_answered_beats_an_expiry_decided_without_it(store: Store) -> None:
+    """A command read presence before it moved; its author is told to decide again."""
+    anna = person("anna")
+    store.log.submit(entering("a", anna), TEN)
+    [member] = store.vault.members("a")
+    found = store.log.find(["a"])["a"]
+    assert store.vault.see({("a", member.token): TEN + MINUTE})
+    stale = ended(found, decided_on=found.last_seen)
+    assert [type(answer) for answer in store.log.append([stale], TEN + HOUR)] == [Conflict]
+    again = store.log.find(["a"])["a"]
+    assert again.last_seen == TEN + MINUTE
+    assert store.log.submit(ended(again, decided_on=again.last_seen), TEN + HOUR).version == 2
+
+
+def test_a_command_that_no_rule_had_part_in_is_not_stale_for_a_heartbeat(store: Store) -> None:
+    """Completing a room does not wait until nobody moves in it."""
+    store.log.submit(entering("a", person("anna")), TEN)
+    [member] = store.vault.members("a")
+    found = store.log.find(["a"])["a"]
+    assert store.vault.see({("a", member.token): TEN + MINUTE})
+    completing = following(found, lambda s: s.complete(TEN + HOUR, ACTOR))
+    assert store.log.submit(completing, TEN + HOUR).version == 2
+
+
 # -- limits -----------------------------------------------------------------------------------
 
 

@@ -48,6 +48,16 @@ def test_who_joins_twice_keeps_the_token(app: App) -> None:
     assert member.joined_at == TEN
 
 
+def test_who_left_has_left_once(app: App) -> None:
+    """Saying so again does not move the time."""
+    session = app.sessions.create("room", TEN, A)
+    token = app.sessions.join(session.id, "guest", TEN, A)
+    app.sessions.leave(session.id, token, TEN + 2 * MINUTE, A)
+    app.sessions.leave(session.id, token, TEN + 3 * MINUTE, A)
+    [member] = app.store.vault.members(session.id)
+    assert member.left_at == TEN + 2 * MINUTE
+
+
 def test_the_same_person_has_another_token_in_another_session(app: App) -> None:
     """The log cannot be used to follow somebody from session to session."""
     tokens = set()
