@@ -167,7 +167,7 @@ PLACES = (
     "policy.room.limits.concurrent: must be a whole number of at least 1",
     "policy.empty.rules: a policy needs at least one rule",
     "policy.contradictory.rules[1]: ",
-    "policy.contradictory.rules[2]: can never be reached",
+    "policy.contradictory.rules[2]: no rule summarizes the session",
 )
 
 
