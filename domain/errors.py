@@ -72,6 +72,17 @@ class NotAllowed(LapseError):
 
 
 @dataclass(eq=False)
+class OnHold(LapseError):
+    """A hold stands, so nothing may be deleted; until `until` (None: until it is released)."""
+
+    session_id: str
+    until: int | None = None
+
+    def __str__(self) -> str:
+        return f"a hold stands on session {self.session_id}: release it before anything is deleted"
+
+
+@dataclass(eq=False)
 class ParticipantUnknown(LapseError):
     """The session has no such participant."""
 

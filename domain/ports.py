@@ -5,7 +5,7 @@ change with it are written together or not at all. Three implementations of each
 contract suite (tests/contracts): SQLite, PostgreSQL and in memory (for `lapse simulate`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -166,6 +166,15 @@ class Member(NamedTuple):
     left_at: int | None
 
 
+class SealedIdentity(NamedTuple):
+    """Who a participant is, sealed, with the keys to open it."""
+
+    member: Member
+    subject: SubjectKey
+    wrapped: bytes
+    sealed: bytes
+
+
 class Recorded(NamedTuple):
     """An event as it stands in the log.
 
@@ -316,6 +325,10 @@ class Log(Protocol):
         """The value of a bookmark, None if there is none."""
         ...
 
+    def is_known(self, command: bytes) -> bool:
+        """Whether this command happened already, within the term command ids are kept for."""
+        ...
+
     def forget_commands(self, now: int) -> int:
         """Drop command ids whose time is over; how many."""
         ...
@@ -344,14 +357,17 @@ class Vault(Protocol):
         """The live session behind each alias."""
         ...
 
-    def tokens(
-        self, session_ids: Sequence[str], lookups: Sequence[bytes]
-    ) -> Mapping[tuple[str, bytes], Member]:
-        """The participant that each subject is in each session, where there is one."""
+    def tokens(self, pairs: Collection[tuple[str, bytes]]) -> Mapping[tuple[str, bytes], Member]:
+        """The participant that a subject (by lookup) is in a session, where there is one."""
         ...
 
     def members(self, session_id: str) -> Sequence[Member]:
         """All participants of a session, those who left included."""
+        ...
+
+    def identities(self, session_id: str, after: str, limit: int) -> Sequence[SealedIdentity]:
+        """Participants of a session under the names they have now, in order of token: at most
+        `limit` behind token `after`."""
         ...
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:

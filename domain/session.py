@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
-from domain.errors import NotAllowed, SessionErased, SessionExists, SessionExpired
+from domain.errors import NotAllowed, OnHold, SessionErased, SessionExists, SessionExpired
 
 NEVER = 2**62
 """A time later than all others (year 148 108), for comparisons."""
@@ -447,6 +447,26 @@ class Session:
         return (
             Expired(
                 self.id, self.version + 1, at, self.policy, actor, rule, policy_version, last_seen
+            ),
+        )
+
+    def erase(self, policy_version: int, at: int, actor: str) -> tuple[Event, ...]:
+        """All its data goes now, on demand. Raises OnHold."""
+        if self.erased_at is not None:
+            return ()
+        until = self.held_until(at)
+        if until != at:
+            raise OnHold(self.id, until)
+        return (
+            Erased(
+                self.id,
+                self.version + 1,
+                at,
+                self.policy,
+                actor,
+                Scope.EVERYTHING,
+                By.REQUEST,
+                policy_version,
             ),
         )
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -129,7 +130,7 @@ def _target(
         lapse.log,
         lapse.vault,
         lapse.keyring,
-        lapse.policies.known,
+        lapse.policies.refresh,
         policy,
         ClockLease(lapse.log, lapse.holder, lapse.clock),
         lapse.holder,
@@ -147,6 +148,7 @@ def _show(report: Report, seconds: float, *, as_json: bool) -> None:
                 "refused": report.refused,
                 "sessions": report.sessions,
                 "participants": report.participants,
+                "swept": report.swept,
                 "events": dict(sorted(report.events.items())),
                 "last": format_instant(report.last),
                 "rejects": [
@@ -172,6 +174,7 @@ def _show(report: Report, seconds: float, *, as_json: bool) -> None:
         ],
     )
     print_table("Events", ("event", "number"), sorted(report.events.items()))
+    print_table("Swept", list(report.swept), [list(report.swept.values())])
     for number, line, reason in report.rejects[:20]:
         console.print(f"file {number}, line {line}: {reason}", markup=False)
     if len(report.rejects) > 20:
@@ -240,7 +243,7 @@ class _Run:
             log,
             MemoryVault(store),
             PlainKeyring(),
-            {name: (Version(1, 0, known[name]),)},
+            partial(dict, {name: (Version(1, 0, known[name]),)}),
             name,
             ClockLease(log, "simulation", lambda: wall),
             "simulation",

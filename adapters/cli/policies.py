@@ -150,7 +150,9 @@ def apply(
             for policy in found:
                 version = use_case.apply(lapse.log, policy, lapse.clock(), OPERATOR, at)
                 rearmed = 0
-                for looked_at in use_case.rearm(lapse.log, policy.name, lapse.clock()):
+                for looked_at in use_case.rearm(
+                    lapse.log, policy.name, lapse.policies.refresh()[policy.name], lapse.clock()
+                ):
                     rearmed += looked_at
                     progress(rearmed, max(rearmed, lapse.log.live(policy.name)))
                 rows.append((policy.name, version, rearmed))

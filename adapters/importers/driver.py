@@ -13,7 +13,7 @@ from domain.errors import ClockHeld, SourceUnreadable
 from domain.policy import SECOND, Versions
 from domain.ports import Keyring, Log, Vault
 from domain.records import Record, Rejected
-from domain.use_cases.ingest import BATCH, Ingest
+from domain.use_cases.ingest import BATCH, SWEPT, Ingest
 
 LEASE = 60 * SECOND
 """How long an import that died keeps other sweepers waiting."""
@@ -40,6 +40,7 @@ class Report:
     refused: int = 0
     sessions: int = 0
     participants: int = 0
+    swept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SWEPT, 0))
     events: dict[str, int] = field(default_factory=dict)
     rejects: list[tuple[int, int, str]] = field(default_factory=list)
     last: int = 0
@@ -97,7 +98,7 @@ class Target:
     log: Log
     vault: Vault
     keyring: Keyring
-    policies: Mapping[str, Versions]
+    policies: Callable[[], Mapping[str, Versions]]
     policy: str
     lease: ClockLease
     holder: str
@@ -227,6 +228,8 @@ def _add(report: Report, ingest: Ingest, number: int) -> None:
     report.refused += tally.refused
     report.sessions += tally.sessions
     report.participants += tally.participants
+    for name, count in tally.swept.items():
+        report.swept[name] += count
     for name, count in tally.events.items():
         report.events[name] = report.events.get(name, 0) + count
     report.rejects += [(number, line, reason) for line, reason in tally.rejects]

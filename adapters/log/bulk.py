@@ -5,7 +5,7 @@ travel as arrays (`unnest`), on SQLite through `executemany` in one transaction.
 made from the tables of `schema.py` and kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,8 @@ Rows = Sequence[tuple[Any, ...]]
 
 _IN_CHUNK = 10_000
 """Ids per statement on SQLite, which takes at most 32 766 parameters."""
+_STREAMED = 2_000
+"""Rows that a stream holds at once."""
 
 
 def insert(
@@ -60,21 +62,19 @@ def update(
     values: tuple[str, ...],
     rows: Rows,
     setting: str = "{column} = {value}",
-    where: str = "",
-) -> int:
+) -> None:
     """Update the rows of partition 0 found by `keys`: each row is keys then values.
 
-    setting: how a column is set, `{value}` standing for the new one. where: one more condition.
-    Answers with the number of rows changed (on SQLite of all, on PostgreSQL likewise).
+    setting: how a column is set, `{value}` standing for the new one.
     """
     if not rows:
-        return 0
+        return
     if _is_sqlite(connection):
-        sql = _update_one(table.name, keys, values, setting, where)
         reordered = [row[len(keys) :] + row[: len(keys)] for row in rows]
-        return connection.exec_driver_sql(sql, reordered).rowcount
-    sql = _update_all(table, keys, values, setting, where)
-    return connection.exec_driver_sql(sql, array_literals(rows)).rowcount
+        connection.exec_driver_sql(_update_one(table.name, keys, values, setting), reordered)
+    else:
+        statement = _update_all(table, keys, values, setting)
+        connection.exec_driver_sql(statement, array_literals(rows))
 
 
 def select_in(connection: Connection, sql: str, ids: Sequence[Any]) -> list[Any]:
@@ -90,6 +90,49 @@ def select_in(connection: Connection, sql: str, ids: Sequence[Any]) -> list[Any]
         marks = ",".join("?" * len(chunk))
         rows += connection.exec_driver_sql(sql.replace("{ids}", marks), chunk)
     return rows
+
+
+def select_rows(
+    connection: Connection,
+    table: Table,
+    keys: tuple[str, ...],
+    columns: tuple[str, ...],
+    rows: Rows,
+) -> list[Any]:
+    """`columns` of the rows of partition 0 whose `keys` are among `rows`."""
+    if not rows:
+        return []
+    if not _is_sqlite(connection):
+        return list(
+            connection.exec_driver_sql(_select_all(table, keys, columns), array_literals(rows))
+        )
+    found: list[Any] = []
+    for start in range(0, len(rows), _IN_CHUNK // len(keys)):
+        chunk = rows[start : start + _IN_CHUNK // len(keys)]
+        marks = ",".join([f"({','.join('?' * len(keys))})"] * len(chunk))
+        query = (
+            f"SELECT {','.join(columns)} FROM {table.name} "
+            f"WHERE partition = 0 AND ({','.join(keys)}) IN (VALUES {marks})"
+        )
+        found += connection.exec_driver_sql(query, tuple(v for row in chunk for v in row))
+    return found
+
+
+def stream_in(connection: Connection, sql: str, ids: Sequence[Any]) -> Iterator[Any]:
+    """As `select_in`, in bounded memory however many rows there are; within a transaction.
+
+    The order holds within `_IN_CHUNK` ids.
+    """
+    if _is_sqlite(connection):
+        for start in range(0, len(ids), _IN_CHUNK):
+            chunk = tuple(ids[start : start + _IN_CHUNK])
+            yield from connection.exec_driver_sql(
+                sql.replace("{ids}", ",".join("?" * len(chunk))), chunk
+            )
+    elif ids:
+        streaming = connection.execution_options(stream_results=True, max_row_buffer=_STREAMED)
+        query = sql.replace("IN ({ids})", "= ANY(%s)")
+        yield from streaming.exec_driver_sql(query, (_literal(tuple(ids)),))
 
 
 def delete_in(connection: Connection, table: Table, key: str, ids: Sequence[Any]) -> int:
@@ -181,23 +224,30 @@ def _insert_all(table: Table, columns: tuple[str, ...], tail: str) -> str:
 
 
 @lru_cache
-def _update_one(
-    table: str, keys: tuple[str, ...], values: tuple[str, ...], setting: str, where: str
-) -> str:
-    settings = ",".join(setting.format(column=name, value="?") for name in values)
-    found = " AND ".join(f"{name} = ?" for name in keys)
-    return f"UPDATE {table} SET {settings} WHERE partition = 0 AND {found} {where}"
+def _select_all(table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
+    arrays = ",".join(f"%s::{_array_type(table.c[name].type)}[]" for name in keys)
+    found = " AND ".join(f"t.{name} = u.{name}" for name in keys)
+    return (
+        f"SELECT {','.join(f't.{name}' for name in columns)} "
+        f"FROM unnest({arrays}) AS u({','.join(keys)}) "
+        f"JOIN {table.name} t ON t.partition = 0 AND {found}"
+    )
 
 
 @lru_cache
-def _update_all(
-    table: Table, keys: tuple[str, ...], values: tuple[str, ...], setting: str, where: str
-) -> str:
+def _update_one(table: str, keys: tuple[str, ...], values: tuple[str, ...], setting: str) -> str:
+    settings = ",".join(setting.format(column=name, value="?") for name in values)
+    found = " AND ".join(f"{name} = ?" for name in keys)
+    return f"UPDATE {table} SET {settings} WHERE partition = 0 AND {found}"
+
+
+@lru_cache
+def _update_all(table: Table, keys: tuple[str, ...], values: tuple[str, ...], setting: str) -> str:
     arrays = ",".join(f"%s::{_array_type(table.c[name].type)}[]" for name in keys + values)
     names = ",".join(keys + values)
     settings = ",".join(setting.format(column=name, value=f"u.{name}") for name in values)
     found = " AND ".join(f"{table.name}.{name} = u.{name}" for name in keys)
     return (
         f"UPDATE {table.name} SET {settings} FROM unnest({arrays}) AS u({names}) "
-        f"WHERE {table.name}.partition = 0 AND {found} {where}"
+        f"WHERE {table.name}.partition = 0 AND {found}"
     )

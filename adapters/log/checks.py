@@ -1,7 +1,7 @@
 """Checks the log against itself and what was derived from it, and makes the folded state anew.
 
 Both read the log once in order and fold the sessions that begin in each page, so that memory is
-bounded by a page and the length of its sessions' histories, whatever the size of the log.
+bounded by a page and the states of its sessions, whatever the size of the log.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +11,19 @@ from sqlalchemy import Connection
 
 from adapters.log import bulk
 from adapters.log.engine import Engines
-from adapters.log.event_log import SqlLog, recorded, save_sessions
+from adapters.log.event_log import (
+    SELECT_EVENTS,
+    SqlLog,
+    newest_presence,
+    recorded,
+    save_sessions,
+)
+from adapters.log.schema import sessions
 from adapters.log.transcoder import decode_state
 from domain.errors import CorruptEvent, CorruptState
 from domain.policy import Versions
 from domain.ports import Recorded
-from domain.session import Created, Session, project
+from domain.session import Created, Session, evolve
 from domain.timeline import next_due
 
 PAGE = 2_000
@@ -72,18 +79,23 @@ def rebuild_sessions(
         ids = _begun(page)
         with engines.write() as connection:
             _lock(connection, ids)
-            presence = _last_seen(connection, ids)
+            presence = newest_presence(connection, ids)
             owners = _owners(connection, ids)
-            rows = []
-            for session in _folded(connection, ids).values():
+            rows, gone = [], []
+            for id_, session in _folded(connection, ids).items():
                 if session is None or session.erased_at is not None:
+                    gone.append(id_)
                     continue
                 last_seen = max(session.last_seen_at, presence.get(session.id, 0))
                 due = next_due(session, policies[session.policy], last_seen, now)
                 rows.append((session, due.at if due else None, owners.get(session.id)))
             save_sessions(connection, rows)
+            bulk.delete_in(connection, sessions, "session_id", gone)
             live += len(rows)
         progress(page[-1].position, head)
+    for unknown in _unknown_sessions(engines):
+        with engines.write() as connection:
+            bulk.delete_in(connection, sessions, "session_id", unknown)
     with engines.write() as connection:
         _recount(connection)
     return live
@@ -115,17 +127,12 @@ def _begun(page: Sequence[Recorded]) -> list[str]:
 
 
 def _folded(connection: Connection, ids: Sequence[str]) -> dict[str, Session | None]:
-    query = (
-        "SELECT position, version, effective_at, recorded_at, session_id, topic, state "
-        "FROM events WHERE partition = 0 AND session_id IN ({ids})"
-    )
-    histories: dict[str, list[Recorded]] = {id_: [] for id_ in ids}
-    for row in bulk.select_in(connection, query, ids):
-        histories[row[4]].append(recorded(row))
-    folded: dict[str, Session | None] = {}
-    for id_, history in histories.items():
-        history.sort(key=lambda one: one.event.originator_version)
-        folded[id_] = project(None, [one.event for one in history])  # type: ignore[misc]
+    """What replay gives. Events are folded as they come, so that a long history takes no room."""
+    folded: dict[str, Session | None] = dict.fromkeys(ids)
+    query = f"{SELECT_EVENTS}session_id IN ({{ids}}) ORDER BY session_id, version"
+    for row in bulk.stream_in(connection, query, ids):
+        event = recorded(row).event
+        folded[row[4]] = evolve(folded[row[4]], event)  # type: ignore[arg-type]
     return folded
 
 
@@ -164,29 +171,34 @@ def _wrong_states(engines: Engines, ids: Sequence[str]) -> Iterator[Finding]:
 
 
 def _extra_sessions(engines: Engines) -> Iterator[Finding]:
+    for ids in _unknown_sessions(engines):
+        for id_ in ids:
+            yield Finding("extra", f"session {id_}", "the log knows nothing of it")
+
+
+def _unknown_sessions(engines: Engines) -> Iterator[Sequence[str]]:
+    """Folded state without events, page by page in order of id."""
+    mark = "?" if engines.dialect == "sqlite" else "%s"
     query = (
-        "SELECT s.session_id FROM sessions s WHERE s.partition = 0 AND NOT EXISTS "
+        f"SELECT s.session_id FROM sessions s WHERE s.partition = 0 AND s.session_id > {mark} "
+        "AND NOT EXISTS "
         "(SELECT 1 FROM events e WHERE e.partition = 0 AND e.session_id = s.session_id) "
-        "ORDER BY s.session_id LIMIT 1000"
+        f"ORDER BY s.session_id LIMIT {PAGE}"
     )
-    with engines.read() as connection:
-        rows = connection.exec_driver_sql(query).fetchall()
-    for row in rows:
-        yield Finding("extra", f"session {row[0]}", "the log knows nothing of it")
+    after = ""
+    while True:
+        with engines.read() as connection:
+            ids = [row[0] for row in connection.exec_driver_sql(query, (after,))]
+        if not ids:
+            return
+        yield ids
+        after = ids[-1]
 
 
 def _lock(connection: Connection, ids: Sequence[str]) -> None:
     lock = "" if connection.dialect.name == "sqlite" else " ORDER BY session_id FOR UPDATE"
     query = f"SELECT session_id FROM sessions WHERE partition = 0 AND session_id IN ({{ids}}){lock}"
     bulk.select_in(connection, query, ids)
-
-
-def _last_seen(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-    query = (
-        "SELECT session_id, max(last_seen_at) FROM presence "
-        "WHERE partition = 0 AND session_id IN ({ids}) GROUP BY session_id"
-    )
-    return {row[0]: row[1] for row in bulk.select_in(connection, query, ids)}
 
 
 def _owners(connection: Connection, ids: Sequence[str]) -> dict[str, str]:

@@ -105,7 +105,7 @@ _SESSION_UPSERT = (
     "phase = excluded.phase, last_seen_at = excluded.last_seen_at, due_at = excluded.due_at, "
     "failures = excluded.failures, state = excluded.state"
 )
-_SELECT_EVENTS = (
+SELECT_EVENTS = (
     "SELECT position, version, effective_at, recorded_at, session_id, topic, state "
     "FROM events WHERE partition = 0 AND "
 )
@@ -195,7 +195,15 @@ class SqlLog:
                     this_round[session_id] = index
             chosen = list(this_round.values())
             now = max(units[index][1] for index in chosen)
-            written = self._in_one_transaction([units[index][0] for index in chosen], now, None)
+            written: Sequence[Appended | Exception]
+            try:
+                written = self._in_one_transaction([units[index][0] for index in chosen], now, None)
+            except Exception as error:
+                if not any(answers):
+                    raise
+                for index in waiting:
+                    answers[index] = error
+                break
             for index, answer in zip(chosen, written, strict=True):
                 answers[index] = answer
             waiting = later
@@ -293,7 +301,7 @@ class SqlLog:
                 batch.refuse(index, Conflict(append.session_id))
         # Only now that they are locked: a heartbeat that was answered before this counts.
         on_rules = {a.session_id for _, a in batch.waiting() if a.decided_on is not None}
-        seen = _newest_presence(connection, sorted(on_rules))
+        seen = newest_presence(connection, sorted(on_rules))
         for index, append in batch.waiting():
             if append.decided_on is not None and (
                 seen.get(append.session_id, 0) > append.decided_on
@@ -444,7 +452,7 @@ class SqlLog:
 
     def history(self, session_id: str) -> Sequence[Recorded]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
-        query = f"{_SELECT_EVENTS}session_id = {mark} ORDER BY version"
+        query = f"{SELECT_EVENTS}session_id = {mark} ORDER BY version"
         with self._engines.read() as connection:
             return [recorded(row) for row in _raw_rows(connection, query, (session_id,))]
 
@@ -455,9 +463,9 @@ class SqlLog:
         where = f"position > {int(after)} AND position <= {int(last)} ORDER BY position"
         with self._engines.read() as connection:
             if self._engines.dialect == "postgresql":
-                page = postgres.copy_out(connection, f"{_SELECT_EVENTS}{where}")
+                page = postgres.copy_out(connection, f"{SELECT_EVENTS}{where}")
                 return [recorded(row) for row in _copied_events(page)]
-            return [recorded(row) for row in _raw_rows(connection, _SELECT_EVENTS + where, ())]
+            return [recorded(row) for row in _raw_rows(connection, SELECT_EVENTS + where, ())]
 
     def head(self) -> int:
         with self._engines.read() as connection:
@@ -615,7 +623,7 @@ class SqlLog:
         params = (now, limit) if only is None else (only, now, limit)
         rows = _raw_rows(connection, query, params)
         # Only now that they are locked: a heartbeat that was answered before this counts.
-        seen = _newest_presence(connection, [row[0] for row in rows])
+        seen = newest_presence(connection, [row[0] for row in rows])
         return [(*row, seen.get(row[0])) for row in rows]
 
     def due_of_policy(self, policy: str, after: str, limit: int) -> Sequence[Found | Rearm]:
@@ -637,6 +645,11 @@ class SqlLog:
             setting = f"{{column}} = {least}(coalesce(sessions.due_at, {NEVER}), {{value}})"
             bulk.update(connection, sessions, ("session_id",), ("due_at",), earlier, setting)
             _save_bookmark(connection, bookmark)
+
+    def is_known(self, command: bytes) -> bool:
+        query = "SELECT 1 FROM commands WHERE partition = 0 AND command IN ({ids})"
+        with self._engines.read() as connection:
+            return bool(bulk.select_in(connection, query, [command]))
 
     def forget_commands(self, now: int) -> int:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
@@ -751,7 +764,8 @@ def _session_row(session: Session, due_at: int | None, owner: str | None) -> tup
     )
 
 
-def _newest_presence(connection: Connection, session_ids: Sequence[str]) -> dict[str, int]:
+def newest_presence(connection: Connection, session_ids: Sequence[str]) -> dict[str, int]:
+    """When anybody was last seen in each of these sessions."""
     query = (
         "SELECT session_id, max(last_seen_at) FROM presence "
         "WHERE partition = 0 AND session_id IN ({ids}) GROUP BY session_id"
@@ -902,7 +916,7 @@ _COPIED_LENGTH = Struct(">i")
 
 
 def _copied_events(page: bytes) -> Iterator[tuple[int, int, int, int, str, str, bytes]]:
-    """The rows of `_SELECT_EVENTS` in COPY's binary format: per row the number of fields (int16),
+    """The rows of `SELECT_EVENTS` in COPY's binary format: per row the number of fields (int16),
     then each field after its length (int32).
 
     https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY

@@ -7,7 +7,7 @@ those of the database. Nothing outlives the process.
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, nsmallest
 from operator import attrgetter
@@ -28,6 +28,7 @@ from domain.ports import (
     Member,
     Rearm,
     Recorded,
+    SealedIdentity,
     SubjectKey,
     SweepCount,
     Verdict,
@@ -491,6 +492,10 @@ class MemoryLog:
                     self._queue(row)
             self._save(bookmark)
 
+    def is_known(self, command: bytes) -> bool:
+        with self._store.lock:
+            return command in self._store.commands
+
     def forget_commands(self, now: int) -> int:
         with self._store.lock:
             commands = self._store.commands
@@ -643,19 +648,6 @@ class MemoryVault:
                     named[alias] = row.session.id
             return named
 
-    def tokens(
-        self, session_ids: Sequence[str], lookups: Sequence[bytes]
-    ) -> Mapping[tuple[str, bytes], Member]:
-        wanted = set(session_ids)
-        with self._store.lock:
-            return {
-                (session_id, lookup): _member(session_id, token, presence)
-                for lookup, session_id, token, name in self._names(lookups)
-                if session_id in wanted
-                and name.current
-                and (presence := self._store.people[session_id].members.get(token)) is not None
-            }
-
     def _names(self, lookups: Sequence[bytes]) -> Iterable[tuple[bytes, str, str, _Name]]:
         """(lookup, session, token, name) of everything these subjects are known as."""
         for lookup in lookups:
@@ -665,6 +657,19 @@ class MemoryVault:
                     for token, name in names.items():
                         yield lookup, session_id, token, name
 
+    def tokens(self, pairs: Collection[tuple[str, bytes]]) -> Mapping[tuple[str, bytes], Member]:
+        found = {}
+        with self._store.lock:
+            for session_id, lookup in pairs:
+                person, people = self._store.persons.get(lookup), self._store.people.get(session_id)
+                if person is None or people is None:
+                    continue
+                for token, name in person.names.get(session_id, {}).items():
+                    if name.current and token in people.members:
+                        member = _member(session_id, token, people.members[token])
+                        found[session_id, lookup] = member
+        return found
+
     def members(self, session_id: str) -> Sequence[Member]:
         with self._store.lock:
             people = self._store.people.get(session_id)
@@ -672,6 +677,20 @@ class MemoryVault:
                 return []
             members = [_member(session_id, *pair) for pair in people.members.items()]
         return sorted(members, key=lambda member: (member.joined_at, member.token))
+
+    def identities(self, session_id: str, after: str, limit: int) -> Sequence[SealedIdentity]:
+        with self._store.lock:
+            people = self._store.people.get(session_id, _People())
+            found = []
+            for lookup in people.subjects:
+                person = self._store.persons[lookup]
+                for token, name in person.names[session_id].items():
+                    if name.role == "participant" and name.current and token in people.members:
+                        member = _member(session_id, token, people.members[token])
+                        one = SealedIdentity(member, person.key, name.wrapped, name.sealed)
+                        found.append(one)
+        found.sort(key=lambda one: one.member.token)
+        return [one for one in found if one.member.token > after][:limit]
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         counted = set()

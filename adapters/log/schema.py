@@ -172,7 +172,7 @@ subject_index = Table(
     # Whether this name leads to the token still; a later name of the same person replaces it.
     Column("current", SmallInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
-    Index("subject_index_by_subject", "partition", "subject"),
+    Index("subject_index_by_subject", "partition", "subject", "session_id"),
 )
 
 aliases = Table(

@@ -6,6 +6,7 @@ applied, is met in time; a deadline within that second gets a timer of its own, 
 instant. A fallback sweep runs every `sweep` interval of the policies whatever the deadlines say.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from domain.errors import ClockHeld, StoreError
 from domain.policy import MINUTE, SECOND
 from domain.ports import Log, SweepCount
-from domain.use_cases.policies import PolicyBook, rearm
+from domain.use_cases.policies import PolicyBook, is_settled, rearm
 from domain.use_cases.sweep import BATCH, sweep
 
 _log = structlog.get_logger(component="scheduler")
@@ -50,6 +51,10 @@ class Ticker:
         self._batch = batch
         self._last_fallback = clock()
         self._versions = _version_count(policies)
+        self._unsettled = {
+            name for name, known in policies.known.items() if not is_settled(known, clock())
+        }
+        self._sweeping = threading.Lock()
         self._closing = False
         self.swept = SweepCount()
         # Our schedules live in the log; this only ticks. One store per process, nothing pickled.
@@ -91,25 +96,38 @@ class Ticker:
             _log.error("tick", operation="tick", result=type(error).__name__)
 
     def sweep_now(self) -> SweepCount:
-        """Sweep until nothing is due. A failure is logged and retried at the next tick."""
+        """Sweep until nothing is due. A failure is logged and retried at the next tick.
+
+        What was committed is counted, also when a later batch fails. Raises StoreError.
+        """
         began = time.perf_counter()
-        try:
-            for attempt in stamina.retry_context(on=StoreError, attempts=3, timeout=10.0):
-                with attempt:
-                    count = sweep(
-                        self._log,
-                        self._policies.known,
-                        self._clock(),
-                        self._holder,
-                        limit=self._batch,
-                        keep_on=lambda _: not self._closing,
-                    )
-        except ClockHeld:
-            _log.info("sweep", operation="sweep", result="clock held by an import")
-            return SweepCount()
-        self.swept += count
-        log_sweep(count, time.perf_counter() - began)
-        return count
+        total = SweepCount()
+
+        def keep_on(count: SweepCount) -> bool:
+            nonlocal total
+            total += count
+            self.swept += count
+            return not self._closing
+
+        with self._sweeping:  # the timer of a deadline may fire while a tick still sweeps
+            try:
+                for attempt in stamina.retry_context(on=StoreError, attempts=3, timeout=10.0):
+                    with attempt:
+                        sweep(
+                            self._log,
+                            self._policies.known,
+                            self._clock(),
+                            self._holder,
+                            limit=self._batch,
+                            keep_on=keep_on,
+                        )
+            except ClockHeld:
+                _log.info("sweep", operation="sweep", result="clock held by an import")
+            except StoreError:
+                log_sweep(total, time.perf_counter() - began)
+                raise
+        log_sweep(total, time.perf_counter() - began)
+        return total
 
     def _set_timer(self, due: int | None) -> None:
         if due is None or self._closing:
@@ -135,14 +153,16 @@ class Ticker:
 
     def _notice_new_policies(self) -> None:
         """A version that appeared re-arms the sessions that are open under its policy."""
-        self._policies.refresh()
+        known, now = self._policies.refresh(), self._clock()
         count = _version_count(self._policies)
-        for name in count:
-            if count[name] != self._versions.get(name, count[name]):
-                looked_at = sum(rearm(self._log, name, self._clock()))
-                _log.info(
-                    "rearm", operation="rearm", result="done", policy=name, looked_at=looked_at
-                )
+        changed = {name for name in count if count[name] != self._versions.get(name, count[name])}
+        settled = {name for name in self._unsettled if is_settled(known[name], now)}
+        for name in sorted(changed | settled):
+            looked_at = sum(rearm(self._log, name, known[name], now))
+            _log.info("rearm", operation="rearm", result="done", policy=name, looked_at=looked_at)
+        self._unsettled = {
+            name for name in self._unsettled | changed if not is_settled(known[name], now)
+        }
         self._versions = count
 
 

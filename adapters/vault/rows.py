@@ -5,7 +5,7 @@ the rows that change with it are written together. Nothing here ever holds a nam
 are keyed hashes, identities come sealed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,7 +20,7 @@ from adapters.log.schema import (
     subject_keys,
     subjects,
 )
-from domain.ports import Admission, Append, Member, SubjectKey
+from domain.ports import Admission, Append, Member, SealedIdentity, SubjectKey
 
 TIER_FULL = "full"
 
@@ -273,23 +273,28 @@ class SqlVault:
         )
         return {bytes(row[0]): row[1] for row in self._select(query, names)}
 
-    def tokens(
-        self, session_ids: Sequence[str], lookups: Sequence[bytes]
-    ) -> Mapping[tuple[str, bytes], Member]:
-        wanted = set(session_ids)
-        query = (
-            "SELECT s.lookup, i.session_id, i.token, p.joined_at, p.last_seen_at, p.left_at "
-            "FROM subjects s "
-            "JOIN subject_index i ON i.partition = s.partition AND i.subject = s.subject "
-            "JOIN presence p ON p.partition = i.partition AND p.session_id = i.session_id "
-            "AND p.token = i.token "
-            "WHERE s.partition = 0 AND i.current = 1 AND s.lookup IN ({ids})"
-        )
-        return {
-            (row[1], bytes(row[0])): Member(*row[1:])
-            for row in self._select(query, lookups)
-            if row[1] in wanted
-        }
+    def tokens(self, pairs: Collection[tuple[str, bytes]]) -> Mapping[tuple[str, bytes], Member]:
+        query = "SELECT subject, lookup FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
+        with self._engines.read() as connection:
+            lookups = sorted({lookup for _, lookup in pairs})
+            names = {row[0]: bytes(row[1]) for row in bulk.select_in(connection, query, lookups)}
+            subject_of = {lookup: subject for subject, lookup in names.items()}
+            known = bulk.select_rows(
+                connection,
+                subject_index,
+                ("session_id", "subject"),
+                ("session_id", "subject", "token", "current"),
+                [(id_, subject_of[lookup]) for id_, lookup in pairs if lookup in subject_of],
+            )
+            current = {(row[0], row[2]): names[row[1]] for row in known if row[3]}
+            rows = bulk.select_rows(
+                connection,
+                presence,
+                ("session_id", "token"),
+                ("session_id", "token", "joined_at", "last_seen_at", "left_at"),
+                list(current),
+            )
+        return {(row[0], current[row[0], row[1]]): Member(*row) for row in rows}
 
     def members(self, session_id: str) -> Sequence[Member]:
         query = (
@@ -297,6 +302,33 @@ class SqlVault:
             "WHERE partition = 0 AND session_id IN ({ids}) ORDER BY joined_at, token"
         )
         return [Member(*row) for row in self._select(query, [session_id])]
+
+    def identities(self, session_id: str, after: str, limit: int) -> Sequence[SealedIdentity]:
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        query = (
+            "SELECT p.session_id, p.token, p.joined_at, p.last_seen_at, p.left_at, "
+            "s.lookup, s.subject, k.kek, k.wrapped, d.wrapped, i.sealed FROM subject_index i "
+            "JOIN presence p ON p.partition = i.partition AND p.session_id = i.session_id "
+            "AND p.token = i.token "
+            "JOIN subjects s ON s.partition = i.partition AND s.subject = i.subject "
+            "JOIN subject_keys k ON k.partition = i.partition AND k.subject = i.subject "
+            "JOIN data_keys d ON d.partition = i.partition AND d.session_id = i.session_id "
+            f"AND d.tier = '{TIER_FULL}' AND d.token = i.token AND d.subject = i.subject "
+            f"WHERE i.partition = 0 AND i.session_id = {mark} AND i.token > {mark} "
+            "AND i.role = 'participant' AND i.current = 1 "
+            f"ORDER BY i.token LIMIT {mark}"
+        )
+        with self._engines.read() as connection:
+            rows = connection.exec_driver_sql(query, (session_id, after, limit)).fetchall()
+        return [
+            SealedIdentity(
+                Member(*row[:5]),
+                SubjectKey(bytes(row[5]), row[6], row[7], bytes(row[8]), fresh=False),
+                wrapped=bytes(row[9]),
+                sealed=bytes(row[10]),
+            )
+            for row in rows
+        ]
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         """The session rows are locked against a sweep while presence moves: a heartbeat either
@@ -307,13 +339,12 @@ class SqlVault:
             "SELECT session_id FROM sessions WHERE partition = 0 AND phase <> 'expired' "
             f"AND session_id IN ({{ids}}){lock}"
         )
-        known = (
-            "SELECT session_id, token FROM presence WHERE partition = 0 AND session_id IN ({ids})"
-        )
         with self._engines.write() as connection:
-            alive = [row[0] for row in bulk.select_in(connection, live, ids)]
-            members = {(row[0], row[1]) for row in bulk.select_in(connection, known, alive)}
-            counted = members & seen.keys()
+            alive = {row[0] for row in bulk.select_in(connection, live, ids)}
+            pairs = [pair for pair in seen if pair[0] in alive]
+            key = ("session_id", "token")
+            known = bulk.select_rows(connection, presence, key, key, pairs)
+            counted = {(row[0], row[1]) for row in known}
             _move_forward(connection, [(*pair, seen[pair]) for pair in counted])
         return counted
 

@@ -4,7 +4,7 @@ Whatever deletes data of a session goes through here, so that holds are checked 
 nothing else sets `Append.deletes`, and the vault deletes nothing without it.
 """
 
-from domain.errors import NotAllowed
+from domain.errors import OnHold
 from domain.ports import NO_CHANGES, Append, Changes, Found
 from domain.session import Erased, Event, Scope, Session, evolve
 from domain.timeline import Outcome
@@ -30,7 +30,7 @@ def appended(
 def deletes(session: Session | None, events: tuple[Event, ...]) -> bool:
     """Whether these events, which follow `session` (None: begin it), take its rows with them.
 
-    Raises NotAllowed if a hold stands then: the timeline suspends what is held, so an erasure that
+    Raises OnHold if a hold stands then: the timeline suspends what is held, so an erasure that
     arrives here under a hold is an error of the caller and must not happen.
     """
     if not any(isinstance(event, Erased) for event in events):
@@ -38,7 +38,7 @@ def deletes(session: Session | None, events: tuple[Event, ...]) -> bool:
     for event in events:
         if isinstance(event, Erased) and session is not None:
             if session.held_until(event.effective_at) != event.effective_at:
-                raise NotAllowed(session.id, "erase", "a hold stands")
+                raise OnHold(session.id, session.held_until(event.effective_at))
             if event.scope is Scope.EVERYTHING:
                 return True
         session = evolve(session, event)

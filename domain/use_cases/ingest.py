@@ -49,6 +49,8 @@ CLOCK_TOLERANCE = DAY
 """Records later than this beyond the wall clock are rejected: one garbage date in a log must not
 run the clock into the future and end every session with it."""
 ATTEMPTS = 20
+SWEPT = ("due", "done", "held", "rearmed", "failed")
+"""due = done + held + rearmed + failed, always."""
 
 
 @dataclass
@@ -56,7 +58,8 @@ class Tally:
     """What an import has done so far; it stands in the bookmark.
 
     line: the last line read. headers: how many of the lines were a header. now: the greatest time
-    read, microseconds. refused: records that found the policy's limit used up.
+    read, microseconds. refused: records that found the policy's limit used up. swept: the
+    reconciled count of all sweeps of this import.
     """
 
     line: int = 0
@@ -66,6 +69,7 @@ class Tally:
     refused: int = 0
     sessions: int = 0
     participants: int = 0
+    swept: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SWEPT, 0))
     events: dict[str, int] = field(default_factory=dict)
     rejects: list[tuple[int, str]] = field(default_factory=list)
 
@@ -84,7 +88,14 @@ class Tally:
         return Tally(**fields)
 
     def copy(self) -> "Tally":
-        return Tally(**{**vars(self), "events": dict(self.events), "rejects": list(self.rejects)})
+        return Tally(
+            **{
+                **vars(self),
+                "swept": dict(self.swept),
+                "events": dict(self.events),
+                "rejects": list(self.rejects),
+            }
+        )
 
     def count(self, topic: str, number: int = 1) -> None:
         name = topic.split(".")[1]
@@ -153,7 +164,8 @@ class _Open:
 class Ingest:
     """One source under one policy. `feed` batches of parsed lines, then `run_until` the end.
 
-    policies: all there are, since a sweep meets whatever is due. name: of the bookmark, unique per
+    policies: reads all there are, since a sweep meets whatever is due; asked again for every batch,
+    so that a version that appears meanwhile is known in time. name: of the bookmark, unique per
     source. holder: of the clock lease. wall: the wall clock's time in microseconds when the import
     began. now: where the clock stands already. on_record: told (session, time) of every record that
     becomes part of a session, just before it is written. on_reject: told (line, reason) of every
@@ -165,7 +177,7 @@ class Ingest:
         log: Log,
         vault: Vault,
         keyring: Keyring,
-        policies: Mapping[str, Versions],
+        policies: Callable[[], Mapping[str, Versions]],
         policy: str,
         *,
         name: str,
@@ -178,9 +190,9 @@ class Ingest:
         self._log = log
         self._vault = vault
         self._keyring = keyring
-        self._policies = policies
+        self._read_policies = policies
+        self._policies = policies()
         self._policy = policy
-        self._versions = policies[policy]
         self._name = name
         self._holder = holder
         self._latest = wall + CLOCK_TOLERANCE
@@ -195,6 +207,7 @@ class Ingest:
 
         line: the number of its last line, whatever it held. headers: header lines up to there.
         """
+        self._policies = self._read_policies()
         # Gone on with behind the header, a parser has not met it.
         self.tally.headers = max(self.tally.headers, headers)
         waiting: Sequence[Record | Rejected] = records
@@ -206,6 +219,7 @@ class Ingest:
 
     def run_until(self, until: int) -> None:
         """The clock runs on to `until`, or stays where the records left it if that is later."""
+        self._policies = self._read_policies()
         self.tally.now = max(self.tally.now, until)
         self._sweep(self.tally.now)
 
@@ -266,6 +280,8 @@ class Ingest:
 
             def mark(count: SweepCount, pending: list[Tally] = pending) -> Bookmark:
                 tally = self.tally.copy()
+                for name in SWEPT:
+                    tally.swept[name] += getattr(count, name)
                 for topic, number in (count.events or {}).items():
                     tally.count(topic, number)
                 pending.append(tally)
@@ -285,7 +301,7 @@ class _Work:
         self._ingest = ingest
         self._keyring = ingest._keyring
         self._vault = ingest._vault
-        self._versions = ingest._versions
+        self._versions = ingest._policies[ingest._policy]
         self._policy = ingest._policy
         self.sessions = 0
         self.participants = 0
@@ -316,18 +332,24 @@ class _Work:
 
     def _load(self, records: Iterable[Record]) -> None:
         names: set[str] = set()
-        rooms: set[str] = set()
+        rooms: dict[str, set[str]] = {}
         alone: set[str] = set()
         for record in records:
+            named = {name for name in (record.visitor, record.new_name) if name is not None}
+            names |= named
             if record.room is not None:
-                rooms.add(record.room)
-            elif record.visitor is not None:
-                alone.add(record.visitor)
-            names.update(name for name in (record.visitor, record.new_name) if name is not None)
+                rooms.setdefault(record.room, set()).update(named)
+            else:
+                alone |= named
         lookups = [self._lookup("subject", name) for name in sorted(names)]
         self._subjects.update(self._vault.subjects(lookups))
         self._load_alone([self._lookup("subject", name) for name in sorted(alone)])
-        self._load_rooms([self._alias(room) for room in sorted(rooms)], lookups)
+        self._load_rooms(
+            {
+                self._alias(room): [self._lookup("subject", name) for name in sorted(named)]
+                for room, named in sorted(rooms.items())
+            }
+        )
 
     def _load_alone(self, lookups: Sequence[bytes]) -> None:
         if not lookups:
@@ -339,13 +361,15 @@ class _Work:
                 member = {lookup: _Member(token, present=True)}
                 self._open[lookup] = _opened(found[session_id], member)
 
-    def _load_rooms(self, aliases: Sequence[bytes], lookups: Sequence[bytes]) -> None:
-        if not aliases:
+    def _load_rooms(self, rooms: Mapping[bytes, Sequence[bytes]]) -> None:
+        """rooms: alias -> the lookups of whom its records name."""
+        if not rooms:
             return
-        named = self._vault.sessions_named(aliases)
+        named = self._vault.sessions_named(list(rooms))
         found = self._ingest._log.find(list(named.values()))
         members: dict[str, dict[bytes, _Member]] = {}
-        for (session_id, lookup), member in self._vault.tokens(list(found), lookups).items():
+        pairs = {(id_, lookup) for alias, id_ in named.items() for lookup in rooms[alias]}
+        for (session_id, lookup), member in self._vault.tokens(pairs).items():
             present = member.left_at is None
             members.setdefault(session_id, {})[lookup] = _Member(member.token, present)
         for alias, session_id in named.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from domain.errors import Conflict, EffectiveTooSoon, PolicyUnknown
 from domain.policy import (
     NOTICE,
+    SECOND,
     Applied,
     RetentionPolicy,
     Version,
@@ -110,14 +111,14 @@ def apply_configured(
     return applied
 
 
-def rearm(log: Log, name: str, now: int) -> Iterator[int]:
+def rearm(log: Log, name: str, versions: Versions, now: int) -> Iterator[int]:
     """Give every live session of a policy its deadline under the newest version, in batches.
 
     Yields how many sessions each batch looked at. Resumable: a bookmark says how far it came, and
-    a run after a kill goes on there; once all are done, another run does nothing. Deadlines only
-    move earlier here; later ones are found when the stored one is reached.
+    a run after a kill goes on there. Who has not heard of the version yet still writes deadlines
+    without it, so another run starts over until the version is `is_settled`; from then on it does
+    nothing. Deadlines only move earlier here; later ones are found when the stored one is reached.
     """
-    versions = log.policies()[name]
     mark = f"rearm:{name}:{versions[-1].number}"
     after = (log.bookmark(mark) or b"").decode()
     while found := log.due_of_policy(name, after, REARM_BATCH):
@@ -130,14 +131,25 @@ def rearm(log: Log, name: str, now: int) -> Iterator[int]:
         log.rearm(rearms, Bookmark(mark, after.encode()))
         yield len(found)
     if after != _ALL:
-        log.rearm((), Bookmark(mark, _ALL.encode()))
+        done = _ALL if is_settled(versions, now) else ""
+        log.rearm((), Bookmark(mark, done.encode()))
+
+
+SETTLES = 30 * SECOND
+"""How long after it takes effect everybody knows a version, and has committed what was decided
+without it: processes read policies every second, a transaction ends within its time-outs."""
+
+
+def is_settled(versions: Versions, now: int) -> bool:
+    """Whether nobody decides without the newest version any more."""
+    return now >= versions[-1].effective_from + SETTLES
 
 
 def rearm_changed(log: Log, policies: Mapping[str, Versions], now: int) -> None:
-    """Finish re-arming for every policy that has changed; does nothing where that is done."""
+    """Re-arm for every policy that has changed; does nothing where that is done."""
     for name, versions in policies.items():
         if len(versions) > 1:
-            for _ in rearm(log, name, now):
+            for _ in rearm(log, name, versions, now):
                 pass
 
 

@@ -5,19 +5,21 @@ session that nobody swept is expired all the same), decides, and appends. If som
 faster it reads and decides again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from domain.errors import (
+    ClockHeld,
     Conflict,
     LapseError,
     LimitReached,
     ParticipantUnknown,
     SessionErased,
     SessionExists,
+    SessionExpired,
     SessionNotFound,
 )
-from domain.policy import OnExceed, RetentionPolicy, in_force
+from domain.policy import SECOND, OnExceed, RetentionPolicy, in_force
 from domain.ports import (
     NO_CHANGES,
     Admission,
@@ -28,7 +30,9 @@ from domain.ports import (
     Limit,
     Log,
     Member,
+    SealedIdentity,
     SubjectKey,
+    SweepCount,
     Vault,
     owner_scope,
     policy_scope,
@@ -50,6 +54,10 @@ from domain.use_cases.erase import deletes
 from domain.use_cases.policies import PolicyBook
 from domain.use_cases.sweep import sweep_once
 
+ACTIVE_BEATS = 3
+"""Somebody not seen for this many presence intervals is not active any more."""
+DEFAULT_PRESENCE = 30 * SECOND
+"""The presence interval of a policy that names none."""
 ATTEMPTS = 20
 """How often a command decides again before it gives up with Conflict."""
 
@@ -63,10 +71,38 @@ class View:
     forecast: Forecast
 
 
-class Sessions:
-    """The commands. `actor` is who asks: a token or the name of a part of Lapse."""
+_AND_NAME = "\0"
+"""Between who it is and how they want to be called, in what is sealed."""
 
-    def __init__(self, log: Log, vault: Vault, keyring: Keyring, policies: PolicyBook) -> None:
+
+@dataclass(frozen=True)
+class Participant:
+    """Someone in a session. name: how they want to be called, opened for this answer."""
+
+    member: Member
+    name: str | None
+    is_active: bool
+
+
+Decision = tuple[tuple[Event, ...], Changes]
+"""What a command wants: events, and rows that change with them."""
+
+
+class Sessions:
+    """The commands. `actor` is who asks: a token or the name of a part of Lapse.
+
+    on_sweep: told what a command swept to make room below a limit.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        vault: Vault,
+        keyring: Keyring,
+        policies: PolicyBook,
+        on_sweep: Callable[[SweepCount], None] = lambda count: None,
+    ) -> None:
+        self._on_sweep = on_sweep
         self._log = log
         self._vault = vault
         self._keyring = keyring
@@ -94,11 +130,19 @@ class Sessions:
                 return self._write_creation(append, version.policy, now, actor)
             except LimitReached:
                 # Whoever is due already does not count: sweep some, then ask again.
-                if not sweep_once(self._log, self._policies.known, now, actor).done:
+                if not self._made_room(now):
                     raise
             except (Conflict, SessionExists):
                 continue
         raise Conflict(session_id)
+
+    def _made_room(self, now: int) -> bool:
+        try:
+            count = sweep_once(self._log, self._policies.known, now, SCHEDULER)
+        except ClockHeld:
+            return False  # an import sweeps by the clock of its log
+        self._on_sweep(count)
+        return count.done > 0
 
     def _created_before(self, session_id: str, policy: str) -> Session | None:
         found = self._log.find([session_id]).get(session_id)
@@ -157,17 +201,27 @@ class Sessions:
             session = evolve(session, events[-1])
         return self._append(found, session, events, now)
 
-    def join(self, session_id: str, who: str, now: int, actor: str) -> str:
+    def join(
+        self,
+        session_id: str,
+        who: str,
+        now: int,
+        actor: str,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+    ) -> str:
         """`who` takes part from now on, under the token this answers with. Again: the same token.
 
-        Raises SessionNotFound, SessionExpired, SessionErased.
+        name: how they want to be called; sealed, like `who`. Raises SessionNotFound,
+        SessionExpired, SessionErased.
         """
         lookup = self._keyring.lookup("subject", who)
         token = self._keyring.token()
 
-        def decide(session: Session) -> tuple[tuple[Event, ...], Changes]:
+        def decide(session: Session) -> Decision:
             nonlocal token
-            member = self._vault.tokens([session_id], [lookup]).get((session_id, lookup))
+            member = self._vault.tokens([(session_id, lookup)]).get((session_id, lookup))
             if member is not None:
                 token = member.token
                 present = member.left_at is None
@@ -175,83 +229,160 @@ class Sessions:
                 return session.join(token, now, actor, present=present), changes
             events = session.join(token, now, actor, present=False)
             subject = self._subject(who, lookup)
-            admission = self._admission(subject, session_id, token, who, "participant", now)
+            admission = self._admission(subject, session_id, token, who, "participant", now, name)
             return events, Changes(admitted=(admission,))
 
-        self._command(session_id, now, decide)
+        self._command(session_id, now, actor, key, decide)
         return token
 
-    def leave(self, session_id: str, token: str, now: int, actor: str) -> Session:
+    def leave(
+        self, session_id: str, token: str, now: int, actor: str, *, key: str | None = None
+    ) -> View:
         """The participant goes. Raises as `join`, and ParticipantUnknown."""
 
-        def decide(session: Session) -> tuple[tuple[Event, ...], Changes]:
+        def decide(session: Session) -> Decision:
             member = self._member(session_id, token)
             present = member.left_at is None
             changes = Changes(left={token: now}) if present else NO_CHANGES
             return session.leave(token, now, actor, present=present), changes
 
-        return self._command(session_id, now, decide)
+        return self._command(session_id, now, actor, key, decide)
 
-    def store(self, session_id: str, items: int, size: int, now: int, actor: str) -> Session:
+    def store(
+        self,
+        session_id: str,
+        items: int,
+        size: int,
+        now: int,
+        actor: str,
+        *,
+        key: str | None = None,
+    ) -> View:
         """Items came into the vault. size: bytes."""
-        return self._decide(session_id, now, lambda s: s.store(items, size, now, actor))
+        return self._decide(session_id, now, actor, key, lambda s: s.store(items, size, now, actor))
 
-    def complete(self, session_id: str, now: int, actor: str) -> Session:
+    def complete(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
         """The application is done with the session."""
-        return self._decide(session_id, now, lambda s: s.complete(now, actor))
+        return self._decide(session_id, now, actor, key, lambda s: s.complete(now, actor))
 
-    def fail(self, session_id: str, reason: Failure, now: int, actor: str) -> Session:
+    def fail(
+        self, session_id: str, reason: Failure, now: int, actor: str, *, key: str | None = None
+    ) -> View:
         """The application gave up on the session."""
-        return self._decide(session_id, now, lambda s: s.fail(reason, now, actor))
+        return self._decide(session_id, now, actor, key, lambda s: s.fail(reason, now, actor))
 
-    def extend(self, session_id: str, until: int, now: int, actor: str) -> Session:
+    def extend(
+        self, session_id: str, until: int, now: int, actor: str, *, key: str | None = None
+    ) -> View:
         """The session shall not expire before `until`."""
-        return self._decide(session_id, now, lambda s: s.extend(until, now, actor))
+        return self._decide(session_id, now, actor, key, lambda s: s.extend(until, now, actor))
 
-    def recover(self, session_id: str, now: int, actor: str) -> Session:
+    def recover(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
         """An expired session lives again, if its policy still allows it; limits are rechecked."""
 
-        def decide(session: Session) -> tuple[tuple[Event, ...], Changes]:
+        def decide(session: Session) -> tuple[Event, ...]:
             policy = in_force(self._policies.versions(session.policy), now).policy
-            return session.recover(policy.recover, now, actor), NO_CHANGES
+            return session.recover(policy.recover, now, actor)
 
-        return self._command(session_id, now, decide)
+        return self._decide(session_id, now, actor, key, decide)
+
+    def erase(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
+        """All data of the session goes at once. Raises OnHold, SessionNotFound, SessionErased."""
+
+        def decide(session: Session) -> tuple[Event, ...]:
+            number = in_force(self._policies.versions(session.policy), now).number
+            return session.erase(number, now, actor)
+
+        return self._decide(session_id, now, actor, key, decide)
 
     def hold(
         self, session_id: str, hold: str, ground: Ground, until: int | None, now: int, actor: str
-    ) -> Session:
+    ) -> View:
         """Nothing of the session may be deleted while the hold stands."""
-        return self._decide(session_id, now, lambda s: s.hold(hold, ground, until, now, actor))
+        return self._decide(
+            session_id, now, actor, None, lambda s: s.hold(hold, ground, until, now, actor)
+        )
 
-    def release(self, session_id: str, hold: str, now: int, actor: str) -> Session:
+    def release(self, session_id: str, hold: str, now: int, actor: str) -> View:
         """The hold stands no more; what it suspended is due."""
-        return self._decide(session_id, now, lambda s: s.release(hold, now, actor))
+        return self._decide(session_id, now, actor, None, lambda s: s.release(hold, now, actor))
 
     def view(self, session_id: str, now: int) -> View:
         """The session as it is at `now`, swept or not. Raises SessionNotFound, SessionErased."""
-        found = self._find(session_id)
-        outcome = self._due(found, now)
-        if outcome.session.erased_at is not None:
-            raise SessionErased(session_id, outcome.session.erased_at)
-        versions = self._policies.versions(found.session.policy)
-        ahead = forecast(outcome.session, versions, found.last_seen, now)
-        return View(outcome.session, found.last_seen, ahead)
+        view = self._seen_as(self._find(session_id), now)
+        if view.session.erased_at is not None:
+            raise SessionErased(session_id, view.session.erased_at)
+        return view
+
+    def participants(
+        self, session_id: str, now: int, *, after: str = "", limit: int = 100
+    ) -> Sequence[Participant]:
+        """Who takes part, in order of token: at most `limit` behind token `after`.
+
+        Raises SessionNotFound, SessionErased, and SessionExpired: from then on they are hidden.
+        """
+        session = self.view(session_id, now).session
+        if session.expired_at is not None:
+            raise self._over(session, session.expired_at, now)
+        policy = in_force(self._policies.versions(session.policy), now).policy
+        idle = ACTIVE_BEATS * (policy.presence or DEFAULT_PRESENCE)
+        return [
+            Participant(
+                one.member,
+                self._name(one),
+                one.member.left_at is None and now - one.member.last_seen_at < idle,
+            )
+            for one in self._vault.identities(session_id, after, limit)
+        ]
+
+    def _name(self, one: SealedIdentity) -> str | None:
+        identity = self._keyring.open_identity(
+            one.subject, one.member.session_id, one.member.token, one.wrapped, one.sealed
+        )
+        return identity.partition(_AND_NAME)[2] or None
+
+    def _over(self, session: Session, expired_at: int, now: int) -> SessionExpired:
+        """The refusal, with what can still be done."""
+        policy = in_force(self._policies.versions(session.policy), now).policy
+        until = expired_at + policy.recover
+        return SessionExpired(
+            session.id,
+            expired_at,
+            str(session.expired_by),
+            until if policy.recover and now < until else None,
+        )
 
     # -- the way of every command ---------------------------------------------------------------
 
     def _decide(
-        self, session_id: str, now: int, decide: Callable[[Session], tuple[Event, ...]]
-    ) -> Session:
-        return self._command(session_id, now, lambda session: (decide(session), NO_CHANGES))
+        self,
+        session_id: str,
+        now: int,
+        actor: str,
+        key: str | None,
+        decide: Callable[[Session], tuple[Event, ...]],
+    ) -> View:
+        return self._command(
+            session_id, now, actor, key, lambda session: (decide(session), NO_CHANGES)
+        )
 
     def _command(
         self,
         session_id: str,
         now: int,
-        decide: Callable[[Session], tuple[tuple[Event, ...], Changes]],
-    ) -> Session:
+        actor: str,
+        key: str | None,
+        decide: Callable[[Session], "Decision"],
+    ) -> View:
+        """key: makes the command happen once; coming again it changes nothing, whatever happened
+        to the session since."""
+        command = None
+        if key is not None:
+            command = self._keyring.lookup("command", f"{actor}\0{session_id}\0{key}")
         for _ in range(ATTEMPTS):
             found = self._find(session_id)
+            if command is not None and self._log.is_known(command):
+                return self._seen_as(found, now)
             due = self._due(found, now)
             session, events, changes = due.session, due.events, NO_CHANGES
             refusal: LapseError | None = None
@@ -260,9 +391,13 @@ class Sessions:
                 for event in wanted:
                     session = evolve(session, event)
                 events += wanted
+            except SessionExpired as error:
+                refusal = self._over(session, error.expired_at, now)
             except LapseError as error:
                 refusal = error  # what is due is recorded all the same
             append = self._append(found, session, events, now, changes)
+            if refusal is None:
+                append = append._replace(command=command)
             try:
                 if append.events or changes is not NO_CHANGES:
                     self._log.submit(append, now)
@@ -270,8 +405,15 @@ class Sessions:
                 continue
             if refusal is not None:
                 raise refusal
-            return append.after
+            last_seen = max(found.last_seen, *(changes.seen or {"": 0}).values())
+            return self._seen_as(Found(append.after, last_seen, append.due_at, found.owner), now)
         raise Conflict(session_id)
+
+    def _seen_as(self, found: Found, now: int) -> View:
+        """The session at `now`, swept or not."""
+        session = self._due(found, now).session
+        versions = self._policies.versions(session.policy)
+        return View(session, found.last_seen, forecast(session, versions, found.last_seen, now))
 
     def _append(
         self,
@@ -344,8 +486,10 @@ class Sessions:
         who: str,
         role: str,
         joined_at: int | None,
+        name: str | None = None,
     ) -> Admission:
-        sealed, wrapped = self._keyring.seal_identity(subject, session_id, token, who)
+        identity = who if name is None else f"{who}{_AND_NAME}{name}"
+        sealed, wrapped = self._keyring.seal_identity(subject, session_id, token, identity)
         return Admission(token, role, subject, sealed, wrapped, joined_at)
 
 

@@ -57,12 +57,16 @@ def sweep(
     limit: int = BATCH,
     keep_on: Callable[[SweepCount], bool] = lambda count: True,
 ) -> SweepCount:
-    """Batches until nothing is due any more, or `keep_on` says no; the sum of their counts."""
+    """Batches until nothing is due any more, or `keep_on` says no; the sum of their counts.
+
+    keep_on: told the count of every batch, once it is committed. A later batch may fail: whoever
+    must know what was done until then adds those up.
+    """
     total = SweepCount()
     while True:
         count = sweep_once(log, policies, now, holder, limit)
         total += count
-        if not count.more or not keep_on(total):
+        if not keep_on(count) or not count.more:
             return total
 
 

@@ -155,7 +155,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("partition", "session_id", "token", "subject"),
     )
     op.create_index(
-        "subject_index_by_subject", "subject_index", ["partition", "subject"], unique=False
+        "subject_index_by_subject",
+        "subject_index",
+        ["partition", "subject", "session_id"],
+        unique=False,
     )
     op.create_table(
         "subject_keys",

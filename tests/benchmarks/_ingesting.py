@@ -84,7 +84,7 @@ def _target(lapse: Lapse) -> Target:
         lapse.log,
         lapse.vault,
         lapse.keyring,
-        lapse.policies.known,
+        lapse.policies.refresh,
         POLICY,
         ClockLease(lapse.log, lapse.holder, lapse.clock),
         lapse.holder,

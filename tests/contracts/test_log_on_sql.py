@@ -210,7 +210,6 @@ def test_an_error_shows_nothing_of_what_was_to_be_written(sql_store: SqlStore) -
         lambda: store.log.submit(append._replace(changes=changed(append)), TEN),
         lambda: store.log.append([append], TEN, together=True),
         lambda: store.vault.sessions_of([CANARY.encode()], ROOM),
-        lambda: store.vault.tokens(["a"], [CANARY.encode()]),
     ]
     for fail in failures:
         with pytest.raises(SQLAlchemyError) as refused:

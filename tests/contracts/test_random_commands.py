@@ -4,6 +4,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import hypothesis.strategies as some
@@ -186,7 +187,7 @@ def everything(world: World) -> dict[str, object]:
         "members": [vault.members(session_id) for session_id in world.ids],
         "subjects": subjects,
         "sessions of": [vault.sessions_of(lookups, policy) for policy in POLICIES],
-        "tokens": vault.tokens(world.ids, lookups),
+        "tokens": vault.tokens(list(product(world.ids, lookups))),
         "owned": {
             (policy, key.subject): [one.session.id for one in log.owned(policy, key.subject)]
             for policy in POLICIES

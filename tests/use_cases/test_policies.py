@@ -1,5 +1,7 @@
 """Policies in use: versions, their start, what they change, on every kind of store."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from domain.errors import EffectiveTooSoon, PolicyUnknown
@@ -21,6 +23,10 @@ def room(idle: str) -> RetentionPolicy:
     ]
     """
     return parse(text)["room"]
+
+
+def rearmed(app: App, now: int) -> Iterator[int]:
+    return use_case.rearm(app.store.log, "room", app.store.log.policies()["room"], now)
 
 
 def test_a_new_version_lies_ahead(app: App) -> None:
@@ -51,7 +57,14 @@ def test_a_shorter_rule_ends_open_sessions_from_its_start_on(app: App) -> None:
     session = app.sessions.create("room", TEN, A)
     version = use_case.apply(app.store.log, room("5m"), TEN + 20 * MINUTE, A)
     assert version is not None
-    assert sum(use_case.rearm(app.store.log, "room", TEN + 20 * MINUTE)) == 1
+    assert (
+        sum(
+            use_case.rearm(
+                app.store.log, "room", app.store.log.policies()["room"], TEN + 20 * MINUTE
+            )
+        )
+        == 1
+    )
     assert app.store.log.next_due() == version.effective_from
     app.sweep(version.effective_from - 1)
     assert "expired" not in app.told(session.id)
@@ -98,9 +111,9 @@ def test_re_arming_goes_on_where_it_stopped(app: App) -> None:
     for _ in range(3):
         app.sessions.create("room", TEN, A)
     use_case.apply(app.store.log, room("5m"), TEN, A)
-    steps = use_case.rearm(app.store.log, "room", TEN)
+    steps = rearmed(app, TEN)
     assert next(steps) == 3
-    assert sum(use_case.rearm(app.store.log, "room", TEN)) == 0
+    assert sum(rearmed(app, TEN)) == 0
 
 
 def test_the_configuration_does_not_undo_what_was_applied_by_hand(app: App) -> None:

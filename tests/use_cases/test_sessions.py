@@ -205,7 +205,7 @@ def test_recover_until_the_deadline_and_within_the_limit(app: App) -> None:
     with pytest.raises(LimitReached):
         app.sessions.recover(session.id, TEN + HOUR + MINUTE, A)
     app.sweep(TEN + 2 * HOUR)
-    assert app.sessions.recover(session.id, TEN + 3 * HOUR - 1, A).phase is Phase.ACTIVE
+    assert app.sessions.recover(session.id, TEN + 3 * HOUR - 1, A).session.phase is Phase.ACTIVE
     app.sweep(TEN + 4 * HOUR)
     with pytest.raises(SessionExpired):
         app.sessions.recover(session.id, TEN + 7 * HOUR, A)
