@@ -5,6 +5,8 @@ Settings come from `LAPSE_*` environment variables, then from a TOML file (`LAPS
 """
 
 import os
+import re
+import tomllib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -87,12 +89,40 @@ class Settings(BaseSettings):
         default=10.0, gt=0, le=600, description="Seconds a writer waits for another one."
     )
 
+    http_body: int = Field(
+        default=2_000_000,
+        ge=1_000,
+        le=100_000_000,
+        description="Most bytes of a request's body over HTTP.",
+    )
+    cors_origins: list[str] = Field(
+        default_factory=list,
+        description="Origins whose pages may call the HTTP API, as a JSON list; by default none.",
+    )
+    jwks_url: str | None = Field(
+        default=None,
+        description="Key set (RFC 7517) of the identity provider whose tokens are accepted.",
+    )
+    jwt_issuer: str | None = Field(
+        default=None, description="`iss` of the identity provider's tokens."
+    )
+    jwt_audience: str | None = Field(
+        default=None, description="`aud` of the identity provider's tokens for Lapse."
+    )
+
     @field_validator("clock")
     @classmethod
     def _clock_is_a_file(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith("file:"):
             raise ValueError("must be file:PATH")
         return value
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> "Settings":
+        named = [self.jwks_url, self.jwt_issuer, self.jwt_audience]
+        if any(named) and not all(named):
+            raise ValueError("LAPSE_JWKS_URL, LAPSE_JWT_ISSUER, LAPSE_JWT_AUDIENCE go together")
+        return self
 
     @model_validator(mode="after")
     def _clock_only_in_tests(self) -> "Settings":
@@ -137,11 +167,43 @@ def _config_file() -> Path | None:
     named = os.environ.get("LAPSE_CONFIG")
     if named:
         path = Path(named)
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError as error:
+            raise SettingsInvalid(f"LAPSE_CONFIG: it cannot be read ({error.strerror})") from None
+        if not is_file:
             raise SettingsInvalid("LAPSE_CONFIG names a file that does not exist")
         return path
     path = Path("lapse.toml")
     return path if path.is_file() else None
+
+
+def _name_of_file() -> str:
+    """How errors call the settings file: its own name may name people."""
+    return "LAPSE_CONFIG" if os.environ.get("LAPSE_CONFIG") else "lapse.toml"
+
+
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)$")
+
+
+def _keys_of_file() -> frozenset[str]:
+    """The keys in the settings file. Raises SettingsInvalid if it is no TOML or cannot be read."""
+    path, name = _config_file(), _name_of_file()
+    if path is None:
+        return frozenset()
+    try:
+        return frozenset(tomllib.loads(path.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        text = str(error)
+        place = _PLACE.search(text)
+        where = f"line {place[1]}" if place else "at the end"
+        raise SettingsInvalid(f"{name}: {where}: {_PLACE.sub('', text)}") from None
+    except UnicodeDecodeError:
+        raise SettingsInvalid(f"{name}: it is not UTF-8 text") from None
+    except (ValueError, RecursionError):
+        raise SettingsInvalid(f"{name}: a number of too many digits, or too deep a list") from None
+    except OSError as error:
+        raise SettingsInvalid(f"{name}: it cannot be read ({error.strerror})") from None
 
 
 def load_settings(**given: Any) -> Settings:
@@ -151,15 +213,31 @@ def load_settings(**given: Any) -> Settings:
     """
     known = {key: value for key, value in given.items() if value is not None}
     _refuse_misspelled()
+    of_file = _keys_of_file() - known.keys()
     try:
         return Settings(**known)
     except ValidationError as error:
         problems = [
-            f"LAPSE_{'_'.join(str(part) for part in entry['loc']).upper() or 'settings'}: "
-            f"{entry['msg']}"
+            _problem(entry["loc"], entry["type"], entry["msg"], of_file)
             for entry in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsInvalid("\n".join(problems)) from None
+
+
+def _problem(loc: tuple[int | str, ...], kind: str, text: str, of_file: frozenset[str]) -> str:
+    """One error on one line, with the variable or the key of the file that it is about."""
+    text = text.removeprefix("Value error, ")
+    if not loc:
+        return text  # it names the settings itself
+    key = str(loc[0])
+    if kind == "extra_forbidden":
+        text = "is no setting"
+        if near := get_close_matches(key, Settings.model_fields, 1, 0.6):
+            text += f"; did you mean {near[0]}?"
+    variable = f"LAPSE_{key.upper()}"
+    if key in of_file and variable not in os.environ:
+        return f"{_name_of_file()}: {key}: {text}"
+    return f"{variable}: {text}"
 
 
 def _refuse_misspelled() -> None:

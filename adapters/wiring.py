@@ -3,7 +3,7 @@
 import gc
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,15 @@ def open_database(settings: Settings) -> Iterator[Engines]:
 
 
 @contextmanager
-def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
+def open_lapse(
+    settings: Settings, *, create: bool = True, applying: Sequence[RetentionPolicy] = ()
+) -> Iterator[Lapse]:
     """Open database, keyring and policies.
 
     create: an empty database becomes one of Lapse, and policies whose configuration changed are
     recorded. Without, this only looks: the environment of somebody who asks changes nothing.
+    applying: policies that the caller is about to apply, from when it says; where the same are
+    configured, recording them first would put them in force at once.
 
     Raises a LapseError that says what is wrong before anything is written.
     """
@@ -72,11 +76,8 @@ def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
     database = database_file(settings)
     if database is not None and create:
         make_folder(database.parent)
-    elif not create and not has_database(settings):
-        raise SchemaTooOld(
-            "there is no database here yet: it needs `lapse db upgrade` first, or whatever writes: "
-            "`lapse ingest`, `lapse serve`"
-        )
+    elif not create:
+        require_database(settings)
     with open_database(settings) as engines:
         require_current(engines, create=create)
         keyring = open_keyring(engines, settings.key_folder, database)
@@ -84,7 +85,8 @@ def open_lapse(settings: Settings, *, create: bool = True) -> Iterator[Lapse]:
         try:
             book = PolicyBook(log)
             if create:
-                apply_configured(log, policies, clock(), OPERATOR)
+                configured = [policy for policy in policies if policy not in applying]
+                apply_configured(log, configured, clock(), OPERATOR)
                 rearm_changed(log, book.refresh(), clock())
             book.refresh()
             vault = SqlVault(engines)
@@ -124,6 +126,15 @@ def has_database(settings: Settings) -> bool:
         return schema_of(engines) is not Schema.ABSENT
 
 
+def require_database(settings: Settings) -> None:
+    """Refuse to go on without a database. Raises SchemaTooOld."""
+    if not has_database(settings):
+        raise SchemaTooOld(
+            "there is no database here yet: it needs `lapse db upgrade` first, or whatever writes: "
+            "`lapse ingest`, `lapse serve`"
+        )
+
+
 def configured_policies(settings: Settings) -> Sequence[RetentionPolicy]:
     """The presets and the policies of LAPSE_POLICY_FILE, environment variables applied.
 
@@ -132,17 +143,34 @@ def configured_policies(settings: Settings) -> Sequence[RetentionPolicy]:
     variables = environment()
     found: dict[str, RetentionPolicy] = {}
     problems: list[Problem] = []
-    texts = [preset_text(name) for name in PRESETS]
-    if settings.policy_file is not None:
-        texts.append(read_policy_file(settings.policy_file))
-    for text in texts:
+    for name in PRESETS:
         try:
-            found.update(parse(text, variables))
+            found.update(parse(preset_text(name), variables))
         except PolicyInvalid as error:
             problems += error.problems
+    try:
+        found.update(_policies_of_file(settings, variables))
+    except PolicyInvalid as error:
+        problems += error.problems
     if problems:
         raise PolicyInvalid(problems)
     return list(found.values())
+
+
+def _policies_of_file(
+    settings: Settings, variables: Mapping[str, str]
+) -> Mapping[str, RetentionPolicy]:
+    """The policies of LAPSE_POLICY_FILE. Raises SettingsInvalid and PolicyInvalid that name it."""
+    if settings.policy_file is None:
+        return {}
+    try:
+        return parse(read_policy_file(settings.policy_file), variables)
+    except SettingsInvalid as error:
+        raise SettingsInvalid(f"LAPSE_POLICY_FILE: {error}") from None
+    except PolicyInvalid as error:
+        raise PolicyInvalid(
+            [Problem(f"LAPSE_POLICY_FILE: {one.place}", one.what) for one in error.problems]
+        ) from None
 
 
 def read_policy_file(path: Path) -> str:

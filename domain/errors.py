@@ -83,6 +83,19 @@ class OnHold(LapseError):
 
 
 @dataclass(eq=False)
+class InviteRefused(LapseError):
+    """An invite leads nowhere. why: `used-up`, `expired` or `unknown`."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return {
+            "used-up": "this invite was used as often as it may be: ask for a new one",
+            "expired": "this invite has expired: ask for a new one",
+        }.get(self.why, "this invite leads nowhere: ask for a new one")
+
+
+@dataclass(eq=False)
 class ParticipantUnknown(LapseError):
     """The session has no such participant."""
 

@@ -248,12 +248,15 @@ def format_duration(micros: int) -> str:
 
 def parse_size(value: object) -> int:
     """Bytes of a size such as `5KB`, `512MB`, or of a plain number. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63:
         return value
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None or not int(match[1]):
         raise ValueError('write a size such as "5KB" or "512MB"')
-    return int(match[1]) * _SIZES[match[2]]
+    size = int(match[1]) * _SIZES[match[2]]
+    if size >= 2**63:
+        raise ValueError("more than any store holds")
+    return size
 
 
 # -- reading a policy file --------------------------------------------------------------------
@@ -273,6 +276,9 @@ def parse(text: str, environment: Mapping[str, str] | None = None) -> dict[str, 
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyInvalid([Problem("file", str(error))]) from None
+    except (ValueError, RecursionError):
+        what = "a number of too many digits, or lists nested too deeply"
+        raise PolicyInvalid([Problem("file", what)]) from None
     return from_documents(document, environment)
 
 

@@ -50,13 +50,23 @@ class Admission:
     joined_at: int | None
 
 
+class Invite(NamedTuple):
+    """Lets `uses` people into a session until `expires_at`. name: a keyed hash of its secret."""
+
+    name: bytes
+    session_id: str
+    uses: int
+    expires_at: int
+
+
 @dataclass(frozen=True)
 class Changes:
     """Rows of the vault that change with an append. seen, left, back: token -> when.
 
     admitted: who becomes known, or known under one more name (then without `joined_at`). retired:
     (token, lookup) of names that lead to their token no more. back: who came again after leaving.
-    alias: the keyed hash of the source's own name for this session.
+    alias: the keyed hash of the source's own name for this session. invited: an invite that is
+    made. invite: the keyed hash of the one that is used; the append is refused if it is used up.
     """
 
     admitted: tuple[Admission, ...] = ()
@@ -65,6 +75,8 @@ class Changes:
     left: Mapping[str, int] | None = None
     back: Mapping[str, int] | None = None
     alias: bytes | None = None
+    invited: Invite | None = None
+    invite: bytes | None = None
 
 
 NO_CHANGES = Changes()
@@ -251,12 +263,14 @@ class Log(Protocol):
         bookmark: Bookmark | None = None,
         *,
         together: bool = False,
+        holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
         """Write a batch, one append per session, in one transaction; one answer each, in order.
 
         A stale or refused append is left out and answered with Conflict, LimitReached or
         SessionExists; the others are written. together: all or none; then the first refusal is
-        raised. Raises StoreError if nothing was written.
+        raised. holder: who must hold the clock for this; raises ClockHeld if they lost it. Raises
+        StoreError if nothing was written.
         """
         ...
 
@@ -370,6 +384,10 @@ class Vault(Protocol):
         `limit` behind token `after`."""
         ...
 
+    def invite(self, name: bytes) -> Invite | None:
+        """An invite by its keyed hash, with the uses that are left."""
+        ...
+
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         """Heartbeats: (session, token) -> when. Answers with those that counted.
 
@@ -392,7 +410,7 @@ class Keyring(Protocol):
     def seal_identity(
         self, subject: SubjectKey, session_id: str, token: str, identity: str
     ) -> tuple[bytes, bytes]:
-        """(sealed identity, wrapped data key) of one person in one session, tier full."""
+        """(sealed identity, wrapped data key) of one person in one session."""
         ...
 
     def open_identity(

@@ -385,35 +385,35 @@ class Session:
 
     def join(self, token: str, at: int, actor: str, *, present: bool) -> tuple[Event, ...]:
         """Someone comes in. present: whether `token` is in already (then nothing happens)."""
-        self._must_live("join")
+        self.must_live("join")
         if present:
             return ()
         return (Joined(self.id, self.version + 1, at, self.policy, actor, token),)
 
     def leave(self, token: str, at: int, actor: str, *, present: bool) -> tuple[Event, ...]:
         """Someone goes. present: whether `token` is in (if not, nothing happens)."""
-        self._must_live("leave")
+        self.must_live("leave")
         if not present:
             return ()
         return (Left(self.id, self.version + 1, at, self.policy, actor, token),)
 
     def see(self, at: int, actor: str, *, every: int) -> tuple[Event, ...]:
         """Somebody was seen at `at`; recorded at most once per `every` microseconds."""
-        self._must_live("see")
+        self.must_live("see")
         if at < self.last_seen_at + max(every, 1):
             return ()
         return (Seen(self.id, self.version + 1, at, self.policy, actor),)
 
     def store(self, items: int, size: int, at: int, actor: str) -> tuple[Event, ...]:
         """Items came in. size: bytes."""
-        self._must_live("store in")
+        self.must_live("store in")
         if self.phase is not Phase.ACTIVE or self.tier is not Tier.FULL:
             raise NotAllowed(self.id, "store in", f"it is {self.phase}, tier {self.tier}")
         return (Stored(self.id, self.version + 1, at, self.policy, actor, items, size),)
 
     def complete(self, at: int, actor: str) -> tuple[Event, ...]:
         """The application is done with it."""
-        self._must_live("complete")
+        self.must_live("complete")
         if self.completed_at is not None:
             return ()
         if self.failed_at is not None:
@@ -422,7 +422,7 @@ class Session:
 
     def fail(self, reason: Failure, at: int, actor: str) -> tuple[Event, ...]:
         """The application gave up on it."""
-        self._must_live("fail")
+        self.must_live("fail")
         if self.failed_at is not None:
             return ()
         if self.completed_at is not None:
@@ -431,7 +431,7 @@ class Session:
 
     def extend(self, until: int, at: int, actor: str) -> tuple[Event, ...]:
         """It shall not expire before `until`."""
-        self._must_live("extend")
+        self.must_live("extend")
         if until <= at:
             raise NotAllowed(self.id, "extend", "the new end lies in the past")
         if self.extended_until is not None and until <= self.extended_until:
@@ -442,7 +442,7 @@ class Session:
         """It ends now, by other means than its rules (those are `timeline`'s)."""
         if self.erased_at is None and self.expired_at is not None:
             return ()
-        self._must_live("expire")
+        self.must_live("expire")
         last_seen = self.last_seen_at
         return (
             Expired(
@@ -507,7 +507,8 @@ class Session:
             return ()
         return (Released(self.id, self.version + 1, at, self.policy, actor, hold),)
 
-    def _must_live(self, command: str) -> None:
+    def must_live(self, command: str) -> None:
+        """Raises SessionErased, SessionExpired."""
         if self.erased_at is not None:
             raise SessionErased(self.id, self.erased_at)
         if self.expired_at is not None:

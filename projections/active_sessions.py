@@ -7,7 +7,7 @@ no sweeper runs. Run several of these queries in one snapshot if they must agree
 `policies` are all versions of every policy; `decode_state` reads the stored state of a row.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,17 +98,20 @@ def live_sessions(
     now: int,
     *,
     policy: str | None = None,
+    policies_shown: Collection[str] | None = None,
     phase: Phase | None = None,
     after: str = "",
     limit: int = 100,
 ) -> Page:
     """Sessions that are not erased at `now`, in order of id.
 
+    policy, policies_shown: only of this one, of these (None: of all).
     phase: as it is at `now`: what is overdue to expire is listed as expired. after: `Page.next` of
     the page before. Raises PolicyUnknown, CorruptState.
     """
     limit = min(limit, MOST)
-    wanted = (_sessions.c.policy == policy,) if policy is not None else ()
+    shown = policies_shown if policy is None else [policy]
+    wanted = (_sessions.c.policy.in_(shown),) if shown is not None else ()
     rows = _by_id(connection, (*wanted, *_can_be(phase, now)), after, limit + 1)
     found: list[Listed] = []
     for row in rows:

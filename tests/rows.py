@@ -5,7 +5,8 @@ row shown, the tests that passed, by the database they ran on:
 
     {"P2.2": {"sqlite": ["tests/...::test_x[sqlite]"], "postgresql": [...], "any": [...]}}
 
-The database is the parameter of the fixture `database_url`; `any` are the tests without it.
+The database is the parameter of the fixture `database_url`; `any` are the tests without it. A row
+that was shown on one of the databases only is left out; a run that stopped early writes nothing.
 """
 
 import json
@@ -55,8 +56,8 @@ class RowReport:
         elif report.when == "call":
             self._passed.add(report.nodeid)
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if _is_whole_suite(session.config):
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if _is_whole_suite(session.config) and _ran_to_its_end(session, exitstatus):
             self._report.parent.mkdir(exist_ok=True)
             self._report.write_text(json.dumps(self._rows(), indent=2, sort_keys=True) + "\n")
 
@@ -74,13 +75,23 @@ class RowReport:
             rows, database = self._shown_by.get(test, ([], "any"))
             for row in rows:
                 shown[row][database].append(test)
-        return shown
+        return {row: tests for row, tests in shown.items() if _on_both_or_neither(tests)}
 
 
 def _database(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     database = callspec.params.get("database_url") if callspec else None
     return database if database in DATABASES else "any"
+
+
+def _on_both_or_neither(tests: dict[str, list[str]]) -> bool:
+    return len({bool(tests[database]) for database in DATABASES}) == 1
+
+
+def _ran_to_its_end(session: pytest.Session, exitstatus: int) -> bool:
+    """Not stopped by Ctrl-C, an error while collecting, or `-x` and `--maxfail` at a failure."""
+    stopped = session.shouldfail or session.shouldstop
+    return not stopped and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 
 def _is_whole_suite(config: pytest.Config) -> bool:

@@ -110,12 +110,18 @@ class Demo:
 
 def demo(
     run_for: Annotated[
-        str | None, typer.Option("--for", help="End by itself after this long, such as 60s.")
+        str | None,
+        typer.Option(
+            "--for", metavar="DURATION", help="End by itself after this long, such as 60s."
+        ),
     ] = None,
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where the demo's database and keys go.")
+        Path,
+        typer.Option("--folder", metavar="FOLDER", help="Where the demo's database and keys go."),
     ] = Path("lapse-demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, other people.")] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="NUMBER", help="Another seed, other people.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Watch the main job: a made-up feed through every preset, with the clock running fast.
@@ -134,14 +140,13 @@ def demo(
 
 def _fresh(folder: Path) -> Settings:
     """An empty folder for the demo. Only a folder that an earlier demo made is emptied."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise SettingsInvalid(
-            f"--folder: {folder} holds something else than an earlier demo; name another one"
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "db").mkdir(mode=0o700, parents=True)
-    (folder / MARK).touch()
     settings = load(None)
+    try:
+        _empty(folder)
+    except OSError as error:
+        raise SettingsInvalid(
+            f"--folder: {folder} cannot be written ({error.strerror}); name another one"
+        ) from None
     return settings.model_copy(
         update={
             "database_url": f"sqlite:///{(folder / 'db' / 'lapse.db').resolve()}",
@@ -149,6 +154,16 @@ def _fresh(folder: Path) -> Settings:
             "log_level": "warning",
         }
     )
+
+
+def _empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise SettingsInvalid(
+            f"--folder: {folder} holds something else than an earlier demo; name another one"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "db").mkdir(mode=0o700, parents=True)
+    (folder / MARK).touch()
 
 
 def _run(lapse: Lapse, folder: Path, duration: int | None, seed: int, *, as_json: bool) -> None:

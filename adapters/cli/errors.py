@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.clock import format_instant
 from domain.errors import (
     ClockHeld,
     Conflict,
@@ -65,7 +66,7 @@ def refusals() -> Iterator[None]:
                 say_error("stopped; what was acknowledged is kept")
                 raise typer.Exit(INTERRUPTED) from None
             if isinstance(error, LapseError):
-                say_error(str(error))
+                say_error(_said(error))
                 raise typer.Exit(exit_code(error)) from None
             if isinstance(error, SQLAlchemyError):
                 # Not one of ours: name its kind and keep its text, which may quote values.
@@ -73,6 +74,13 @@ def refusals() -> Iterator[None]:
                 say_error(f"the database refused a statement ({kind}); nothing was changed")
                 raise typer.Exit(FAILED) from None
             raise
+
+
+def _said(error: LapseError) -> str:
+    """The text of a refusal; the domain carries times in microseconds and formats none."""
+    if isinstance(error, EffectiveTooSoon):
+        return f"{error}; the earliest possible time is {format_instant(error.earliest)} now"
+    return str(error)
 
 
 @contextmanager

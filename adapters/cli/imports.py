@@ -1,6 +1,7 @@
 """`lapse ingest` and `lapse simulate`: real logs in, sessions or figures out."""
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,15 @@ import orjson
 import typer
 
 from adapters.cli.errors import FAILED, refusals, say_error
+from adapters.cli.look import due_now, say_due
 from adapters.cli.options import Database, Json, load
-from adapters.cli.output import console, import_progress, print_json, print_table
+from adapters.cli.output import (
+    console,
+    format_second,
+    import_progress,
+    print_json,
+    print_table,
+)
 from adapters.cli.simulation_page import Outcome, outcome, page
 from adapters.clock import format_instant, parse_instant
 from adapters.importers.driver import LEASE, ClockLease, Job, Report, Target, run
@@ -22,22 +30,30 @@ from adapters.keyring.plain import PlainKeyring
 from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
 from adapters.settings import environment
 from adapters.wiring import Lapse, configured_policies, open_lapse, read_policy_file
-from domain.errors import PolicyUnknown, SettingsInvalid
+from domain.errors import PolicyUnknown, SettingsInvalid, SourceUnreadable
 from domain.policy import SECOND, RetentionPolicy, Version, parse
 from domain.use_cases.simulate import Simulation
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="Logs, plain or gzip; - is standard input.")
+    list[str], typer.Argument(metavar="FILE", help="Logs, plain or gzip; - is standard input.")
 ]
-Format = Annotated[str, typer.Option("--format", help=f"How lines are read: {', '.join(FORMATS)}.")]
+Format = Annotated[
+    str,
+    typer.Option("--format", metavar="FORMAT", help=f"How lines are read: {', '.join(FORMATS)}."),
+]
 Visitor = Annotated[
     str,
-    typer.Option("--visitor", help=f"What makes a visitor in web logs: {', '.join(VISITORS)}."),
+    typer.Option(
+        "--visitor",
+        metavar="VISITOR",
+        help=f"What makes a visitor in web logs: {', '.join(VISITORS)}.",
+    ),
 ]
 Until = Annotated[
     str,
     typer.Option(
         "--until",
+        metavar="WHEN",
         help="How far the clock runs on after the last record: last (not at all), now, or an "
         "RFC 3339 time.",
     ),
@@ -45,14 +61,31 @@ Until = Annotated[
 
 
 def job_of(files: list[str], format_name: str, visitor: str) -> Job:
-    """The job behind the options. Raises SettingsInvalid."""
+    """The job behind the options. Raises SettingsInvalid, SourceUnreadable."""
     if format_name not in FORMATS:
         raise SettingsInvalid(f"--format must be one of {', '.join(FORMATS)}")
     if visitor not in VISITORS:
         raise SettingsInvalid(f"--visitor must be one of {', '.join(VISITORS)}")
     if files.count("-") > 1:
         raise SettingsInvalid("standard input (-) can be read once")
+    for number, path in enumerate(files, start=1):
+        _require_readable(number, path)
     return Job(files, format_name, VisitorBy(visitor))
+
+
+def _require_readable(number: int, path: str) -> None:
+    """Known before the first of several files is imported. Raises SourceUnreadable.
+
+    Pipes are left alone: opened once more they would lose what they hold.
+    """
+    try:
+        if path != "-" and not stat.S_ISFIFO(Path(path).stat().st_mode):
+            Path(path).open("rb").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
+        raise SourceUnreadable(
+            f"file {number} cannot be read: {reason}; nothing was imported"
+        ) from None
 
 
 def end_of(until: str, now: int) -> Callable[[int], int]:
@@ -68,25 +101,29 @@ def end_of(until: str, now: int) -> Callable[[int], int]:
 def ingest(
     files: Files,
     format_name: Format,
-    policy: Annotated[str, typer.Option("--policy", help="The policy sessions get.")],
+    policy: Annotated[
+        str, typer.Option("--policy", metavar="NAME", help="The policy sessions get.")
+    ],
     visitor: Visitor = "host",
     until: Until = "now",
     rejects: Annotated[
         Path | None,
         typer.Option(
             "--rejects",
+            metavar="FILE",
             help="Append every rejected line's number and reason to this file (JSON Lines).",
         ),
     ] = None,
     wait: Annotated[
-        float,
+        int,
         typer.Option(
             "--wait",
+            metavar="SECONDS",
             min=0,
             max=3600,
             help="Seconds to wait for another import; one that was killed is in the way for 60.",
         ),
-    ] = LEASE / SECOND + 5,
+    ] = LEASE // SECOND + 5,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -109,18 +146,30 @@ def ingest(
             lapse.policies.versions(policy)
             target = _target(lapse, policy, wall, on_reject)
             target.lease.take(wait, lambda: _say_waiting(wait))
-            try:
-                [report] = run(job, [target], end, progress)
-            finally:
-                target.lease.release()
+            [report] = run(job, [target], end, progress)
+            hidden = due_now(lapse, policy)
         _show(report, time.perf_counter() - began, as_json=as_json)
+        if hidden and not as_json:
+            say_due(hidden)
         if report.broken is not None:
             say_error(f"{report.broken}; everything before it was imported")
             raise typer.Exit(FAILED)
+        _require_a_match(report)
 
 
-def _say_waiting(seconds: float) -> None:
-    say_error(f"another import holds the clock; waiting for it, up to {seconds:g} s")
+def _require_a_match(report: Report) -> None:
+    """Fail where no line at all could be read, though there are some.
+
+    Blank lines count as read, so a few of them beside those that were rejected prove nothing.
+    """
+    nothing_came = not (report.sessions or report.participants or report.refused)
+    if nothing_came and report.rejected > report.lines / 2:
+        say_error("no line matches; is --format right?")
+        raise typer.Exit(FAILED)
+
+
+def _say_waiting(seconds: int) -> None:
+    say_error(f"another import holds the clock; waiting for it, up to {seconds} s")
 
 
 def _target(
@@ -174,7 +223,8 @@ def _show(report: Report, seconds: float, *, as_json: bool) -> None:
         ],
     )
     print_table("Events", ("event", "number"), sorted(report.events.items()))
-    print_table("Swept", list(report.swept), [list(report.swept.values())])
+    if report.swept["due"]:
+        print_table("Swept", list(report.swept), [list(report.swept.values())])
     for number, line, reason in report.rejects[:20]:
         console.print(f"file {number}, line {line}: {reason}", markup=False)
     if len(report.rejects) > 20:
@@ -185,15 +235,20 @@ def simulate(
     files: Files,
     format_name: Format,
     policy: Annotated[
-        list[str], typer.Option("--policy", help="A policy; say it again to compare several.")
+        list[str],
+        typer.Option("--policy", metavar="NAME", help="A policy; say it again to compare several."),
     ],
     visitor: Visitor = "host",
     until: Until = "now",
     policy_file: Annotated[
-        Path | None, typer.Option("--policy-file", help="Policies beside the configured ones.")
+        Path | None,
+        typer.Option("--policy-file", metavar="FILE", help="Policies beside the configured ones."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Draw it into this file: one page, no network.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Draw it into this file: one page, no network."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -224,10 +279,12 @@ def simulate(
                 }
             )
         else:
+            _show_read(reports[0], found)
             _show_simulation(found)
         if reports[0].broken is not None:
             say_error(f"{reports[0].broken}; the figures cover everything before it")
             raise typer.Exit(FAILED)
+        _require_a_match(reports[0])
 
 
 class _Run:
@@ -250,6 +307,17 @@ class _Run:
             wall,
             on_record=self.simulation.on_record,
         )
+
+
+def _show_read(report: Report, found: list[Outcome]) -> None:
+    """What the figures are about: lines, and the period from the first session to the end."""
+    begins = min((at for one in found for at, _ in one.active), default=None)
+    ends = report.last if begins is not None else None
+    print_table(
+        "Read",
+        ("lines", "rejected", "from", "until"),
+        [(report.lines, report.rejected, format_second(begins), format_second(ends))],
+    )
 
 
 def _show_simulation(found: list[Outcome]) -> None:

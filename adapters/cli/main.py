@@ -9,10 +9,16 @@ import typer
 from adapters.cli import demo, imports, look, operate, policies
 from adapters.wiring import settle_memory
 
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed or not verified, 2 wrong usage, 3 refused because something "
+    "changed or is pending, 4 stopped by a guard."
+)
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a stack trace with local variables would show people's data
     help="Sessions that forget on time, and can prove it.",
+    epilog=f"{EXIT_CODES} See something at once: lapse demo --for 60s",
 )
 
 
@@ -28,34 +34,48 @@ def lapse(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 done, 1 failed or not verified, 2 wrong usage, 3 refused because something
-    changed or is pending, 4 stopped by a guard."""
+    """Sessions that forget on time, and can prove it."""
 
 
-app.command()(imports.ingest)
-app.command()(imports.simulate)
-app.command()(operate.serve)
-app.command()(operate.sweep)
-app.command()(operate.status)
-app.command()(look.sessions)
-app.command()(look.show)
-app.command()(demo.demo)
+def _example(command: str) -> str:
+    return f"Example: lapse {command}"
+
+
+app.command(
+    epilog=_example(
+        "ingest access.log --format combined --policy web-visit --rejects rejects.jsonl"
+    )
+)(imports.ingest)
+app.command(
+    epilog=_example("simulate access.log --format combined --policy web-visit --html what-if.html")
+)(imports.simulate)
+app.command(epilog=_example("serve --ready-file ready.json"))(operate.serve)
+app.command(epilog=_example("sweep --dry-run"))(operate.sweep)
+app.command(epilog=_example("status --json"))(operate.status)
+app.command(epilog=_example("sessions --policy web-visit --state active"))(look.sessions)
+app.command(epilog=_example("show df28b1c3"))(look.show)
+app.command(epilog=_example("demo --for 60s"))(demo.demo)
 
 audit = typer.Typer(no_args_is_help=True, help="What happened, when and why.")
-audit.command("show")(look.audit_show)
+audit.command("show", epilog=_example("audit show policy:web-visit"))(look.audit_show)
 app.add_typer(audit, name="audit")
 
 policy = typer.Typer(no_args_is_help=True, help="Check, preview and apply retention policies.")
-policy.command("check")(policies.check)
-policy.command("show")(policies.show)
-policy.command("impact")(policies.impact)
-policy.command("apply")(policies.apply)
+policy.command("check", epilog=_example("policy check policies.toml"))(policies.check)
+policy.command("show", epilog=_example("policy show web-visit"))(policies.show)
+policy.command("impact", epilog=_example("policy impact policies.toml"))(policies.impact)
+policy.command(
+    "apply",
+    epilog=_example("policy apply policies.toml --effective-from 2027-01-01T00:00:00Z"),
+)(policies.apply)
 app.add_typer(policy, name="policy")
 
 db = typer.Typer(no_args_is_help=True, help="The database: schema, checks, rebuilding.")
-db.command("upgrade")(operate.db_upgrade)
-db.command("check")(operate.db_check)
-db.command("rebuild")(operate.db_rebuild)
+db.command("upgrade", epilog=_example("db upgrade --db postgresql://localhost/lapse"))(
+    operate.db_upgrade
+)
+db.command("check", epilog=_example("db check"))(operate.db_check)
+db.command("rebuild", epilog=_example("db rebuild sessions"))(operate.db_rebuild)
 app.add_typer(db, name="db")
 
 

@@ -13,6 +13,7 @@ import structlog
 import typer
 
 from adapters.cli.errors import FAILED, USAGE, refusals, say_error
+from adapters.cli.look import due_now
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, count_progress, print_json, print_table
 from adapters.clock import format_instant
@@ -20,7 +21,14 @@ from adapters.log.checks import Finding, check_log, rebuild_sessions
 from adapters.log.migrate import Schema, schema_of, upgrade
 from adapters.log.transcoder import decode_state
 from adapters.scheduler.ticker import Ticker, log_sweep
-from adapters.wiring import Lapse, database_file, make_folder, open_database, open_lapse
+from adapters.wiring import (
+    Lapse,
+    database_file,
+    make_folder,
+    open_database,
+    open_lapse,
+    require_database,
+)
 from domain.errors import SchemaTooNew, SettingsInvalid
 from domain.ports import SweepCount
 from domain.use_cases import sweep as use_case
@@ -29,14 +37,21 @@ from projections.catalogue import PROJECTIONS
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="For the HTTP API.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="For the HTTP API.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0: any free one.")
+    ] = 8000,
     only: Annotated[
-        str | None, typer.Option("--only", help="worker: scheduler and projections.")
+        str | None,
+        typer.Option("--only", metavar="PART", help="worker: scheduler and projections."),
     ] = None,
     ready_file: Annotated[
         Path | None,
-        typer.Option("--ready-file", help='Written when ready: {"url": …, "pid": …}.'),
+        typer.Option(
+            "--ready-file", metavar="FILE", help='Written when ready: {"url": …, "pid": …}.'
+        ),
     ] = None,
     db: Database = None,
     as_json: Json = False,
@@ -52,8 +67,14 @@ def serve(
             raise typer.Exit(USAGE)
         if only not in (None, "worker"):
             raise SettingsInvalid("--only must be api or worker")
-        with open_lapse(load(db, "info")) as lapse:
-            swept = _serve(lapse, ready_file)
+        if ready_file is not None:
+            _remove(ready_file)  # of a service that was killed: nobody may take it for this one
+        try:
+            with open_lapse(load(db, "info")) as lapse:
+                swept = _serve(lapse, ready_file)
+        finally:
+            if ready_file is not None:
+                _remove(ready_file)
         if as_json:
             print_json({"swept": _document(swept)})
 
@@ -102,6 +123,13 @@ def _write_ready(path: Path) -> None:
         raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
 
 
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
+
+
 def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is due; write nothing.")
@@ -112,6 +140,7 @@ def sweep(
     """Emit everything that is due now. due = done + held + rearmed + failed."""
     with refusals():
         settings = load(db, "info")
+        require_database(settings)
         with open_lapse(settings, create=not dry_run) as lapse:
             began = time.perf_counter()
             if dry_run:
@@ -176,6 +205,7 @@ def status(db: Database = None, as_json: Json = False) -> None:
             "schema": str(schema_of(lapse.engines)),
             "position": lapse.log.head(),
             "next_due": format_instant(due),
+            "due_now": due_now(lapse),
             "lateness_seconds": max(0, now - due) / 1e6 if due is not None else 0.0,
             "policies": {
                 name: {
@@ -208,17 +238,44 @@ def status(db: Database = None, as_json: Json = False) -> None:
 
 
 def _show_status(found: dict[str, Any]) -> None:
-    head = ("now", "schema", "position", "next_due", "lateness_seconds")
-    print_table("Lapse", head, [[found[name] for name in head]])
-    for title, key in (("Sessions", "policies"), ("Projections", "projections")):
+    head = {**found, "late by": _in_words(found["lateness_seconds"])}
+    columns = ("now", "schema", "position", "next_due", "due_now", "late by")
+    print_table("Lapse", columns, [[head[name] for name in columns]], first_to_go=("schema",))
+    for title, key, first_to_go in (
+        ("Sessions", "policies", ("participants_per_session", "participants")),
+        ("Projections", "projections", ()),
+    ):
         rows = found[key]
-        if rows:
-            columns = list(next(iter(rows.values())))
-            print_table(
-                title,
-                ("name", *columns),
-                [[name, *(row[column] for column in columns)] for name, row in rows.items()],
-            )
+        columns = ("name", *(next(iter(rows.values())) if rows else ()))
+        cells = [[name, *map(_rounded, row.values())] for name, row in rows.items()]
+        print_table(title, columns, cells, first_to_go=first_to_go)
+    if any(row["state"] == "behind" for row in found["projections"].values()):
+        console.print("projections catch up in `lapse serve`")
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 2) if isinstance(value, float) else value
+
+
+_UNITS = (
+    (365 * 86_400, "year", "years"),
+    (86_400, "day", "days"),
+    (3_600, "h", "h"),
+    (60, "min", "min"),
+    (1, "s", "s"),
+)
+
+
+def _in_words(seconds: float) -> str:
+    """A duration by its two greatest units: `2 h 5 min`; years and days stand alone."""
+    rest, parts = int(seconds), []
+    for size, one, several in _UNITS:
+        number, rest = divmod(rest, size)
+        if number:
+            parts.append(f"{number} {one if number == 1 else several}")
+        if parts and (size >= 86_400 or len(parts) == 2):
+            break
+    return " ".join(parts) or "-"
 
 
 # -- the database -----------------------------------------------------------------------------
@@ -270,7 +327,7 @@ def _show_findings(findings: list[Finding]) -> None:
 
 def db_rebuild(
     what: Annotated[
-        str, typer.Argument(metavar="[WHAT]", help="sessions, or the name of a projection.")
+        str, typer.Argument(metavar="WHAT", help="sessions, or the name of a projection.")
     ] = "all",
     db: Database = None,
     as_json: Json = False,

@@ -1,5 +1,6 @@
 """How commands speak: JSON for programs, tables for people."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 import orjson
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from adapters.clock import format_instant
 from adapters.importers.driver import Progress as ImportProgress
 
 # In a pipe there is no width to fit into; ids and times are then never broken over lines.
@@ -30,14 +33,61 @@ def print_json(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table; None is shown as a dash."""
+def format_second(micros: int | None) -> str | None:
+    """A time for people: RFC 3339, UTC, to the second."""
+    return shown(format_instant(micros)) if micros is not None else None
+
+
+def shown(cell: Any) -> str:
+    """A cell as people read it: None is a dash, times go to the second."""
+    return "-" if cell is None else _MILLISECONDS.sub(r"\1Z", str(cell))
+
+
+_MILLISECONDS = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z$")
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    first_to_go: Sequence[str] = (),
+) -> None:
+    """A table, or `none` under its title. Ids and times are never broken over lines.
+
+    first_to_go: columns that a narrow terminal has no room for, the least needed first.
+    """
+    cells = [[shown(cell) for cell in row] for row in rows]
+    if not cells:
+        console.print(f"[italic]{title}[/]\n  none\n")
+        return
+    left_out = _too_many(columns, cells, first_to_go)
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    kept = [index for index, column in enumerate(columns) if column not in left_out]
+    for index in kept:
+        whole = all(" " not in row[index] for row in cells)
+        table.add_column(columns[index], overflow="fold", no_wrap=whole)
+    for row in cells:
+        table.add_row(*(escape(row[index]) for index in kept))
     console.print(table)
+    if left_out:
+        console.print(f"no room for {', '.join(left_out)}; --json has everything")
+
+
+def _too_many(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], first_to_go: Sequence[str]
+) -> list[str]:
+    """The columns to leave out so that the others fit."""
+    widths = {
+        column: 3 + max(len(column), *(len(row[index]) for row in cells))
+        for index, column in enumerate(columns)
+    }
+    left_out: list[str] = []
+    for column in first_to_go:
+        if sum(widths.values()) - sum(widths[one] for one in left_out) < console.width:
+            break
+        left_out.append(column)
+    return left_out
 
 
 @contextmanager

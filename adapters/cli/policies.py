@@ -1,5 +1,7 @@
 """`lapse policy`: check a file, show what stands, preview a change, apply it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,9 +9,14 @@ import typer
 
 from adapters.cli.errors import FAILED, refusals, say_error
 from adapters.cli.options import Database, Json, load
-from adapters.cli.output import console, count_progress, print_json, print_table
+from adapters.cli.output import (
+    console,
+    count_progress,
+    format_second,
+    print_json,
+    print_table,
+)
 from adapters.clock import format_instant, parse_instant
-from adapters.presets import PRESETS, preset_text
 from adapters.settings import environment
 from adapters.wiring import (
     OPERATOR,
@@ -19,15 +26,23 @@ from adapters.wiring import (
     read_policy_file,
 )
 from domain.errors import PolicyInvalid, PolicyUnknown
-from domain.policy import RetentionPolicy, Version, format_duration, parse, to_document
+from domain.policy import (
+    RetentionPolicy,
+    Version,
+    Versions,
+    format_duration,
+    in_force,
+    parse,
+    to_document,
+)
 from domain.use_cases import policies as use_case
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file of policies.")]
 
 
-def read(path: Path) -> list[RetentionPolicy]:
+def read(path: Path | str) -> list[RetentionPolicy]:
     """The policies of a file. Raises PolicyInvalid, SettingsInvalid."""
-    return list(parse(read_policy_file(path), environment()).values())
+    return list(parse(read_policy_file(Path(path)), environment()).values())
 
 
 def check(file: File, as_json: Json = False) -> None:
@@ -51,58 +66,113 @@ def check(file: File, as_json: Json = False) -> None:
 
 def show(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="A policy, or a policy file.")
+        str | None, typer.Argument(metavar="NAME|FILE", help="A policy, or a policy file.")
     ] = None,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show policies: the presets and those of the database, all versions, or those of a file."""
+    """Show policies: those in use, one of them with all of its keys, or those of a file."""
     with refusals():
         if name is not None and Path(name).suffix == ".toml":
-            versions = {policy.name: [Version(0, 0, policy)] for policy in read(Path(name))}
+            shown = [_Shown([Version(0, 0, policy)], "as the file has it") for policy in read(name)]
         else:
-            versions = _recorded(db)
+            shown = _in_use(db)
             if name is not None:
-                if name not in versions:
-                    raise PolicyUnknown(name, sorted(versions))
-                versions = {name: versions[name]}
+                known = sorted(one.name for one in shown)
+                shown = [one for one in shown if one.name == name]
+                if not shown:
+                    raise PolicyUnknown(name, known)
         if as_json:
-            print_json({key: [_document(v) for v in found] for key, found in versions.items()})
+            print_json({one.name: one.document() for one in shown})
             return
-        for key, found in sorted(versions.items()):
-            _show_policy(key, found[-1])
-        if name in PRESETS and console.is_terminal:
-            console.print(preset_text(str(name)), markup=False)
+        for one in shown:
+            one.print()
 
 
-def _recorded(db: str | None) -> dict[str, list[Version]]:
-    """All versions in the database; before there is one, what is configured."""
+@dataclass(frozen=True)
+class _Shown:
+    """A policy as `show` tells of it. versions: all there are; stands: where it comes from, if it
+    is not from the database. now: decides which version is in force."""
+
+    versions: Versions
+    stands: str | None = None
+    now: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.versions[0].policy.name
+
+    def document(self) -> list[dict[str, Any]]:
+        holding = use_case.holding(self.versions)
+        return [
+            {
+                "version": version.number,
+                "effective_from": format_instant(version.effective_from or None),
+                "superseded": version not in holding,
+                "policy": to_document(version.policy),
+            }
+            for version in self.versions
+        ]
+
+    def print(self) -> None:
+        """The version in force with all of its keys, and each that is to come."""
+        if self.stands is not None:
+            _print_policy(f"{self.name}, {self.stands}", self.versions[0].policy)
+            return
+        holding = use_case.holding(self.versions)
+        current = in_force(holding, self.now)
+        since = format_second(current.effective_from) if current.effective_from else "ever"
+        title = f"{self.name}, version {current.number}, in force since {since}"
+        _print_policy(title, current.policy)
+        for version in holding:
+            if version.effective_from > self.now:
+                since = format_second(version.effective_from)
+                title = f"{self.name}, version {version.number}, takes effect at {since}"
+                _print_policy(title, version.policy)
+
+
+def _in_use(db: str | None) -> list[_Shown]:
+    """What the database has recorded, and what is configured and not recorded yet."""
     settings = load(db)
-    if not has_database(settings):
-        return {one.name: [Version(0, 0, one)] for one in configured_policies(settings)}
-    with open_lapse(settings, create=False) as lapse:
-        return {name: list(versions) for name, versions in lapse.policies.known.items()}
-
-
-def _show_policy(name: str, version: Version) -> None:
-    rows = [
-        (rule.name, rule.since, format_duration(rule.after), rule.do, rule.scope)
-        for rule in version.policy.rules
+    configured = {policy.name: policy for policy in configured_policies(settings)}
+    recorded: Mapping[str, Versions] = {}
+    now = 0
+    if has_database(settings):
+        with open_lapse(settings, create=False) as lapse:
+            recorded, now = lapse.log.policies(), lapse.clock()
+    new = [
+        _Shown([Version(0, 0, policy)], "configured, not recorded yet")
+        for name, policy in configured.items()
+        if name not in recorded
     ]
-    title = f"{name}, version {version.number}"
-    if version.effective_from:
-        title += f", from {format_instant(version.effective_from)}"
-    print_table(title, ("rule", "since", "after", "do", "scope"), rows)
+    known = [_Shown(versions, now=now) for versions in recorded.values()]
+    return sorted([*known, *new], key=lambda one: one.name)
 
 
-def _document(version: Version) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "effective_from": format_instant(version.effective_from)
-        if version.effective_from
-        else None,
-        "policy": to_document(version.policy),
-    }
+def _print_policy(title: str, policy: RetentionPolicy) -> None:
+    rules = [
+        (rule.name, rule.since, format_duration(rule.after), rule.do, rule.scope)
+        for rule in policy.rules
+    ]
+    print_table(title, ("rule", "since", "after", "do", "scope"), rules)
+    document = to_document(policy)
+    del document["rules"]
+    for key, value in sorted(document.items()):
+        console.print(f"  {key:<16} {_in_words(value)}", markup=False, soft_wrap=True)
+    console.print()
+
+
+def _in_words(value: Any) -> str:
+    """A value of a policy on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {inner}" for key, inner in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(_list_item, value)) or "-"
+    return str(value)
+
+
+def _list_item(item: Any) -> str:
+    return f"{item['name']} sets {item['sets']}" if isinstance(item, dict) else str(item)
 
 
 def impact(file: File, db: Database = None, as_json: Json = False) -> None:
@@ -133,7 +203,11 @@ def apply(
     file: File,
     effective_from: Annotated[
         str | None,
-        typer.Option("--effective-from", help="RFC 3339; at least, and by default, 5 s ahead."),
+        typer.Option(
+            "--effective-from",
+            metavar="TIME",
+            help="RFC 3339; at least, and by default, 5 s ahead.",
+        ),
     ] = None,
     db: Database = None,
     as_json: Json = False,
@@ -146,7 +220,10 @@ def apply(
         found = read(file)
         at = parse_instant(effective_from, "--effective-from") if effective_from else None
         rows = []
-        with open_lapse(load(db)) as lapse, count_progress("re-arming") as progress:
+        with (
+            open_lapse(load(db), applying=found) as lapse,
+            count_progress("re-arming") as progress,
+        ):
             for policy in found:
                 version = use_case.apply(lapse.log, policy, lapse.clock(), OPERATOR, at)
                 rearmed = 0
@@ -156,6 +233,7 @@ def apply(
                     rearmed += looked_at
                     progress(rearmed, max(rearmed, lapse.log.live(policy.name)))
                 rows.append((policy.name, version, rearmed))
+            newest = lapse.log.policies()
         if as_json:
             print_json(
                 {
@@ -172,10 +250,25 @@ def apply(
             )
             return
         for name, version, rearmed in rows:
-            if version is None:
-                console.print(f"{name}: unchanged; {rearmed} sessions looked at")
-            else:
-                since = format_instant(version.effective_from) if version.effective_from else "ever"
-                console.print(
-                    f"{name}: version {version.number} from {since}; {rearmed} sessions re-armed"
-                )
+            _show_applied(name, version, rearmed, newest[name])
+
+
+def _show_applied(name: str, version: Version | None, rearmed: int, versions: Versions) -> None:
+    """What became of one policy. versions: all that are recorded of it, the new one included."""
+    if version is None:
+        pending = f" (version {versions[-1].number}, {_since(versions[-1])})"
+        console.print(f"{name}: unchanged{pending}; {rearmed} sessions looked at")
+        return
+    console.print(
+        f"{name}: version {version.number} {_since(version)}; {rearmed} sessions re-armed"
+    )
+    holding = use_case.holding(versions)
+    before = use_case.holding(versions[:-1])
+    for lost in before:
+        if lost not in holding:
+            console.print(f"{name}: version {lost.number} {_since(lost)} is superseded")
+
+
+def _since(version: Version) -> str:
+    since = format_second(version.effective_from) if version.effective_from else "ever"
+    return f"from {since}"

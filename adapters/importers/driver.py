@@ -1,25 +1,33 @@
 """Drives imports: source -> parser -> `Ingest`, file after file, with one clock for all of them."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import stamina
+import structlog
 
 from adapters.importers.formats import FORMATS, Parser, VisitorBy, read
 from adapters.importers.source import Source, SourceError
-from domain.errors import ClockHeld, SourceUnreadable
+from domain.errors import ClockHeld, LapseError, SourceUnreadable
 from domain.policy import SECOND, Versions
 from domain.ports import Keyring, Log, Vault
 from domain.records import Record, Rejected
-from domain.use_cases.ingest import BATCH, SWEPT, Ingest
+from domain.use_cases.ingest import BATCH, REJECTS_LISTED, SWEPT, Ingest
+
+_log = structlog.get_logger(component="import")
 
 LEASE = 60 * SECOND
 """How long an import that died keeps other sweepers waiting."""
 
 Progress = Callable[[int, int | None, int], None]
 """(bytes read, size of the file or None, lines read)."""
+
+OnReject = Callable[[int, int, str], None]
+"""(number of the file, line, reason)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Report:
 
 
 class ClockLease:
-    """The clock, held as long as an import runs and renewed while it does.
+    """The clock, held as long as an import runs.
 
     wall: the wall clock in microseconds.
     """
@@ -57,7 +65,6 @@ class ClockLease:
         self._log = log
         self._holder = holder
         self._wall = wall
-        self._until = 0
 
     def take(self, patience: float, on_wait: Callable[[], None]) -> None:
         """Take the clock, waiting up to `patience` seconds for who holds it: an import that was
@@ -78,13 +85,33 @@ class ClockLease:
 
     def renew(self) -> None:
         """Raises ClockHeld if another import holds it."""
-        now = self._wall()
-        if self._until - now < LEASE // 2:
-            self._log.lease_clock(self._holder, now + LEASE)
-            self._until = now + LEASE
+        self._log.lease_clock(self._holder, self._wall() + LEASE)
 
-    def release(self) -> None:
-        self._log.release_clock(self._holder)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Taken, and renewed in the background however slowly records come; given back at the end.
+
+        Raises ClockHeld.
+        """
+        self.renew()
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(LEASE / SECOND / 3):
+                try:
+                    self.renew()
+                except LapseError as error:
+                    # The log refuses to write for who has lost the clock, and says so.
+                    _log.warning("lease", operation="renew", result=type(error).__name__)
+
+        renewing = threading.Thread(target=renew, name="lapse-lease", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            renewing.join()
+            self._log.release_clock(self._holder)
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,7 @@ class Target:
     holder: str
     wall: int
     on_record: Callable[[str, int], None] | None = None
-    on_reject: Callable[[int, int, str], None] | None = None
+    on_reject: OnReject | None = None
 
 
 def run(
@@ -114,8 +141,17 @@ def run(
 
     until: from the greatest time read to where the clock runs. Raises SourceUnreadable for a file
     that cannot be opened; one that breaks off in the middle keeps what came before, and the report
-    says so.
+    says so. Raises ClockHeld if another import holds the clock, or took it.
     """
+    with ExitStack() as leases:
+        for target in targets:
+            leases.enter_context(target.lease.held())
+        return _run(job, targets, until, progress)
+
+
+def _run(
+    job: Job, targets: Sequence[Target], until: Callable[[int], int], progress: Progress
+) -> list[Report]:
     reports = [Report() for _ in targets]
     broken: str | None = None
     for number, path in enumerate(job.paths, start=1):
@@ -124,15 +160,17 @@ def run(
                 _ingest(job, number, source, target, report.last)
                 for target, report in zip(targets, reports, strict=True)
             ]
+            unfinished: list[Rejected] = []
             try:
-                _feed(job, source, targets, ingests, progress)
+                _feed(job, source, ingests, progress, unfinished)
             except SourceError as error:
                 broken = f"file {number} {error.reason}"
         last_file = number == len(job.paths) or broken is not None
-        for ingest, report in zip(ingests, reports, strict=True):
+        for target, ingest, report in zip(targets, ingests, reports, strict=True):
             if last_file:
                 ingest.run_until(until(ingest.tally.now))
             _add(report, ingest, number)
+            _add_unfinished(report, unfinished, number, target.on_reject)
             report.broken = broken
         if broken is not None:
             break
@@ -142,33 +180,50 @@ def run(
 def _feed(
     job: Job,
     source: Source,
-    targets: Sequence[Target],
     ingests: Sequence[Ingest],
     progress: Progress,
+    unfinished: list[Rejected],
 ) -> None:
+    """unfinished: gets the last line if it is left for the next import."""
     parser = FORMATS[job.format](job.visitor, source.name)
     done = min(ingest.tally.line for ingest in ingests)
     try:
-        for batch in _batches(read(source, parser, done)):
-            for target, ingest in zip(targets, ingests, strict=True):
-                target.lease.renew()
+        records = _finished(read(source, parser, done), source, unfinished)
+        for batch in _batches(records):
+            for ingest in ingests:
                 ingest.feed(batch, batch[-1].line, parser.header_lines)
             progress(source.bytes_read, source.size, batch[-1].line)
     except SourceError:
-        _note_rest(source, parser, ingests)
+        _note_rest(source.lines_read, parser, ingests)
         raise
-    _note_rest(source, parser, ingests)
+    _note_rest(source.lines_read - len(unfinished), parser, ingests)
 
 
-def _note_rest(source: Source, parser: Parser, ingests: Sequence[Ingest]) -> None:
+def _finished(
+    records: Iterator[Record | Rejected], source: Source, unfinished: list[Rejected]
+) -> Iterator[Record | Rejected]:
+    """All but a last line that has no line feed and makes no sense.
+
+    Whoever writes the file may be in the middle of it: what is no record yet is left unread, so
+    that the next import reads it whole. One that is a record already is read, since many logs end
+    without a line feed; the bookmark counts lines, so whatever is written behind it is skipped.
+    """
+    for record in records:
+        if isinstance(record, Rejected) and record.line == source.unfinished:
+            unfinished.append(record)
+        else:
+            yield record
+
+
+def _note_rest(lines_read: int, parser: Parser, ingests: Sequence[Ingest]) -> None:
     """Lines at the end that say nothing (a blank one, a notice) are read all the same.
 
     Only where the source ended: after any other error the last batch may not be written, and its
     lines must be read again.
     """
     for ingest in ingests:
-        if source.lines_read > ingest.tally.line:
-            ingest.feed((), source.lines_read, parser.header_lines)
+        if lines_read > ingest.tally.line:
+            ingest.feed((), lines_read, parser.header_lines)
 
 
 def _open(path: str) -> Source:
@@ -186,7 +241,6 @@ def _ingest(job: Job, number: int, source: Source, target: Target, now: int) -> 
     path = job.paths[number - 1]
     absolute = path if path == "-" else str(Path(path).resolve())
     parts = (job.format, job.visitor, target.policy, absolute, source.fingerprint)
-    target.lease.renew()
     return Ingest(
         target.log,
         target.vault,
@@ -234,3 +288,16 @@ def _add(report: Report, ingest: Ingest, number: int) -> None:
         report.events[name] = report.events.get(name, 0) + count
     report.rejects += [(number, line, reason) for line, reason in tally.rejects]
     report.last = max(report.last, tally.now)
+
+
+def _add_unfinished(
+    report: Report, unfinished: Sequence[Rejected], number: int, on_reject: OnReject | None
+) -> None:
+    """An unfinished line is reported like any other that makes no sense, as often as it is met."""
+    for rejected in unfinished:
+        report.lines += 1
+        report.rejected += 1
+        if len(report.rejects) < REJECTS_LISTED:
+            report.rejects.append((number, rejected.line, str(rejected.reason)))
+        if on_reject is not None:
+            on_reject(number, rejected.line, str(rejected.reason))

@@ -18,7 +18,7 @@ from domain.records import Activity, Record, Reject, Rejected
 
 _FIELDS = frozenset({"at", "activity", "visitor", "room", "new_name"})
 _ACTIVITIES = {str(activity): activity for activity in Activity}
-_OF_A_ROOM = frozenset({Activity.COMPLETED, Activity.FAILED})
+_OF_A_ROOM = frozenset({Activity.COMPLETED, Activity.FAILED, Activity.RENAMED})
 _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
 )

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
 import zlib
@@ -24,6 +25,7 @@ _CHUNK = 64 * 1024
 _HEAD = 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_DIGIT_OR_BLANK = re.compile(rb"[0-9 ]")
 
 
 class SourceError(Exception):
@@ -46,13 +48,18 @@ class Source:
     file turns out to be cut off or corrupt; the complete lines before that place come first.
 
     name: the base name without `.gz` (`stdin` for `-`), the room of an IRC log; it may name people.
-    fingerprint: SHA-256 (hex) of the first 1 KiB of text, so that a resumed import recognises the
-    source, compressed or not, file or pipe. size: bytes on disk, None for a pipe.
+    fingerprint: SHA-256 (hex) by which an import finds its source again, compressed or not: of the
+    first line of a file, which stays when the file grows; of the first 1 KiB of standard input,
+    which has no path to tell one log from another that begins with the same line. size: bytes on
+    disk, None for a pipe. unfinished: the number of a file's last line if it has no line feed,
+    known once `lines` came to it; whoever writes the file may be in the middle of that line.
     """
 
     def __init__(self, path: str) -> None:
         self.name = "stdin" if path == "-" else Path(path).name.removesuffix(".gz")
         self.lines_read = 0
+        self.unfinished: int | None = None
+        self._piped = path == "-"
         self._raw = _open(path)
         self.size = _size(self._raw)
         try:
@@ -61,7 +68,9 @@ class Source:
         except BaseException:
             self.close()
             raise
-        self.fingerprint = hashlib.sha256(b"".join(self._ahead)[:_HEAD]).hexdigest()
+        head = b"".join(self._ahead)
+        known_by = head[:_HEAD] if self._piped else _beginning(head)
+        self.fingerprint = hashlib.sha256(known_by).hexdigest()
 
     @property
     def bytes_read(self) -> int:
@@ -85,6 +94,8 @@ class Source:
                 yield number, _trimmed(line)
         if rest:
             self.lines_read += 1
+            if not self._piped:
+                self.unfinished = self.lines_read
             yield self.lines_read, _trimmed(rest)
 
     def close(self) -> None:
@@ -103,10 +114,11 @@ class Source:
         self.close()
 
     def _look_ahead(self) -> tuple[list[bytes], SourceError | None]:
-        """The chunks up to the first KiB, and what stopped them from being more."""
+        """The chunks that the fingerprint takes, and what stopped them from being more."""
         ahead: list[bytes] = []
+        enough = _HEAD if self._piped else 2 * MAX_LINE  # a header and a line
         try:
-            while sum(map(len, ahead)) < _HEAD and (chunk := next(self._chunks, b"")):
+            while sum(map(len, ahead)) < enough and (chunk := next(self._chunks, b"")):
                 ahead.append(chunk)
         except SourceError as error:
             if not ahead:
@@ -185,6 +197,17 @@ def _open(path: str) -> _Raw:
         raise SourceError(_said(error)) from None
 
 
+def _beginning(head: bytes) -> bytes:
+    """The first line of a text, after a header that it has in common with other logs.
+
+    A header, such as that of EDGAR's logs, is one word without a digit; no record is.
+    """
+    first, _, behind = head.partition(b"\n")
+    if behind and _DIGIT_OR_BLANK.search(first) is None:
+        first = behind.partition(b"\n")[0]
+    return _without_return(first[:MAX_LINE])
+
+
 def _size(raw: _Raw) -> int | None:
     try:
         status = os.fstat(raw.fileno())
@@ -222,4 +245,8 @@ def _said(error: Exception) -> str:
 def _trimmed(line: bytes) -> bytes | None:
     if len(line) > MAX_LINE:
         return None
+    return _without_return(line)
+
+
+def _without_return(line: bytes) -> bytes:
     return line[:-1] if line.endswith(b"\r") else line

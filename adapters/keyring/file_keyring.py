@@ -45,6 +45,11 @@ class KeyFile:
         """What the database keeps to recognise a KEK by, without learning it."""
         return hmac.digest(self.keks[kek], b"lapse/kek-check/v1" + self.store.encode(), "sha256")
 
+    def lookup_check_value(self) -> bytes:
+        """The same for the secret under which names are found again."""
+        message = b"lapse/lookup-check/v1" + self.store.encode()
+        return hmac.digest(self.lookup_secret, message, "sha256")
+
 
 def create_key_file(folder: Path, store: str) -> KeyFile:
     """Make the keys of a new store. Raises KeyUnavailable if they cannot be kept safely."""
@@ -90,8 +95,12 @@ def read_key_file(folder: Path, store: str) -> KeyFile:
     """The keys of a store. Raises KeyUnavailable with what is wrong and what to do."""
     path = _path(folder, store)
     try:
-        mode = path.stat().st_mode
-        body = path.read_bytes()
+        # Not through a link: it could lead below the database's folder, or to another's file.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            body = file.read()
+        folder_mode = folder.stat().st_mode
     except FileNotFoundError:
         raise KeyUnavailable(
             f"the key file {path.name} of this database is missing from the key folder: set "
@@ -105,6 +114,10 @@ def read_key_file(folder: Path, store: str) -> KeyFile:
     if mode & 0o077:
         raise KeyUnavailable(
             f"the key file {path.name} may be read by other users: run chmod 600 on it"
+        )
+    if folder_mode & 0o022:
+        raise KeyUnavailable(
+            "other users may replace what is in the key folder: run chmod 700 on it"
         )
     try:
         fields = orjson.loads(body)
@@ -184,7 +197,7 @@ def _data_key_place(subject: SubjectKey, session_id: str, token: str) -> bytes:
             b"lapse/data-key/v1",
             subject.subject.encode(),
             session_id.encode(),
-            b"full",
+            b"identity",
             token.encode(),
         )
     )
@@ -198,7 +211,7 @@ def _identity_place(session_id: str, token: str) -> bytes:
             session_id.encode(),
             b"subject-index",
             b"identity",
-            b"full",
+            b"identity",
             token.encode(),
         )
     )

@@ -18,6 +18,7 @@ from domain.errors import KeyUnavailable
 
 _STORE = "store"
 _CHECK = "kek:"
+_LOOKUP_CHECK = "lookup-check"
 
 
 def open_keyring(engines: Engines, folder: Path, database: Path | None) -> FileKeyring:
@@ -59,9 +60,11 @@ def _new_store(engines: Engines, folder: Path) -> str:
         with engines.write() as connection:
             won = _claim(connection, store)
             if won:
-                check = keys.check_value(keys.current)
-                row = {"name": _CHECK + keys.current, "value": check}
-                connection.execute(meta.insert().values(**row))
+                for name, check in (
+                    (_CHECK + keys.current, keys.check_value(keys.current)),
+                    (_LOOKUP_CHECK, keys.lookup_check_value()),
+                ):
+                    connection.execute(meta.insert().values(name=name, value=check))
     except BaseException:
         discard_key_file(folder, store)
         raise
@@ -83,9 +86,16 @@ def _claim(connection: Connection, store: str) -> bool:
 
 
 def _compare(engines: Engines, keys: KeyFile) -> None:
-    """Every KEK the database was sealed with must be in the file, unchanged."""
+    """Every KEK the database was sealed with must be in the file, and the secret of its lookups,
+    unchanged."""
     with engines.read() as connection:
         rows = connection.execute(meta.select().where(meta.c.name.startswith(_CHECK))).fetchall()
+        lookup = connection.execute(meta.select().where(meta.c.name == _LOOKUP_CHECK)).fetchone()
+    if lookup is None or keys.lookup_check_value() != bytes(lookup.value):
+        raise KeyUnavailable(
+            "the key file does not hold the lookup secret of this database: restore the key file "
+            "that belongs to it; nothing was changed"
+        )
     for row in rows:
         kek = row.name.removeprefix(_CHECK)
         if kek not in keys.keks or keys.check_value(kek) != bytes(row.value):

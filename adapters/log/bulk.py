@@ -130,9 +130,11 @@ def stream_in(connection: Connection, sql: str, ids: Sequence[Any]) -> Iterator[
                 sql.replace("{ids}", ",".join("?" * len(chunk))), chunk
             )
     elif ids:
-        streaming = connection.execution_options(stream_results=True, max_row_buffer=_STREAMED)
-        query = sql.replace("IN ({ids})", "= ANY(%s)")
-        yield from streaming.exec_driver_sql(query, (_literal(tuple(ids)),))
+        yield from connection.exec_driver_sql(
+            sql.replace("IN ({ids})", "= ANY(%s)"),
+            (_literal(tuple(ids)),),
+            execution_options={"stream_results": True, "max_row_buffer": _STREAMED},
+        )
 
 
 def delete_in(connection: Connection, table: Table, key: str, ids: Sequence[Any]) -> int:

@@ -18,8 +18,9 @@ from adapters.log.event_log import (
     recorded,
     save_sessions,
 )
+from adapters.log.migrate import note_state_format, state_format
 from adapters.log.schema import sessions
-from adapters.log.transcoder import decode_state
+from adapters.log.transcoder import STATE_FORMAT, decode_state
 from domain.errors import CorruptEvent, CorruptState
 from domain.policy import Versions
 from domain.ports import Recorded
@@ -59,6 +60,9 @@ def check_log(engines: Engines, log: SqlLog, progress: Progress) -> Iterator[Fin
     if expected <= head:
         yield Finding("gap", f"position {expected}", f"the log should reach {head}")
     yield from _extra_sessions(engines)
+    if (found := state_format(engines)) != STATE_FORMAT:
+        what = f"it was written by another version of Lapse (format {found}, not {STATE_FORMAT})"
+        yield Finding("state", "the folded state", what)
 
 
 def rebuild_sessions(
@@ -98,6 +102,7 @@ def rebuild_sessions(
             bulk.delete_in(connection, sessions, "session_id", unknown)
     with engines.write() as connection:
         _recount(connection)
+        note_state_format(connection)
     return live
 
 

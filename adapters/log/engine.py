@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock
 from typing import Any, Literal
@@ -55,6 +55,10 @@ __all__ = [
 
 class DatabaseUrlInvalid(SettingsInvalid, ValueError):
     """A database URL Lapse cannot use. The text never contains the URL: it may hold a password."""
+
+
+class StoreDeadlock(StoreBusy):
+    """The server chose this transaction to end a deadlock; nothing of it was written."""
 
 
 class StoreClosed(StoreError):
@@ -215,6 +219,7 @@ def open_engines(
     )
     if parsed.get_backend_name() == "sqlite":
         engine = build(parsed, connect_args={"timeout": lock_timeout, "isolation_level": None})
+        event.listen(engine, "do_connect", partial(_make_private, str(parsed.database)))
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin_explicitly)
         return Engines(engine, engine, _write_lock_of(parsed), lock_timeout)
@@ -334,6 +339,7 @@ _STORE_ERRORS: dict[str, tuple[type[StoreError], str]] = {
     ),
     "full": (StoreFull, "the disk of the database is full: make room; nothing was written"),
     "busy": (StoreBusy, "others kept the database busy for too long; try again"),
+    "deadlock": (StoreDeadlock, "others kept the database busy; try again"),
     "unreachable": (
         StoreUnavailable,
         "the database cannot be opened: check that its folder exists or its server runs, and the "
@@ -371,6 +377,13 @@ def _sqlite_kind(error: sqlite3.Error) -> str | None:
     if code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return "full"  # the WAL index is grown page by page: this is how a full disk shows there
     return _SQLITE_KINDS.get(code & 0xFF)
+
+
+def _make_private(file: str, *_: object) -> None:
+    """A new file is for its owner alone: it says who was there when, if only by tokens. SQLite
+    gives its WAL the same mode."""
+    with suppress(OSError):  # there already, or nowhere: the statement says so
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:

@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError
 
 from adapters.log import bulk, postgres
 from adapters.log.committer import Committer
-from adapters.log.engine import Engines, StoreUnavailable
+from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
 from adapters.log.schema import bookmarks, commands, counters, events, policies, sessions
 from adapters.log.transcoder import (
     Unreadable,
@@ -45,6 +45,7 @@ from domain.errors import (
     Conflict,
     CorruptEvent,
     CorruptState,
+    InviteRefused,
     LimitReached,
     SessionExists,
     StoreError,
@@ -69,6 +70,9 @@ from domain.session import NEVER, Event, Session
 
 COPY_FROM_ROWS = 128
 """From here on COPY beats one INSERT with arrays, though it costs a round trip more."""
+
+DEADLOCKS = 5
+"""How often in a row a batch may be the victim of a deadlock."""
 
 COMMAND_TTL = DAY
 """How long a command id is remembered."""
@@ -177,8 +181,9 @@ class SqlLog:
         bookmark: Bookmark | None = None,
         *,
         together: bool = False,
+        holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
-        return self._in_one_transaction(appends, now, bookmark, together=together)
+        return self._in_one_transaction(appends, now, bookmark, together=together, holder=holder)
 
     def _write_units(self, units: Sequence[tuple[Append, int]]) -> Sequence[Appended | Exception]:
         """At most one append per session in a transaction; a second one waits a round."""
@@ -216,11 +221,15 @@ class SqlLog:
         bookmark: Bookmark | None,
         *,
         together: bool = False,
+        holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
-        for careful in (False, True):
+        careful, deadlocks = False, 0
+        while True:
             batch = _Batch(appends, now, [None] * len(appends), careful=careful)
             try:
                 with self._engines.write() as connection:
+                    if holder is not None:
+                        self._must_hold_clock(connection, holder)
                     self._write(connection, batch)
                     if together:
                         _raise_refusal(batch)
@@ -228,6 +237,14 @@ class SqlLog:
             except IntegrityError:
                 # An id whose session was erased: its events are still there. Look first, then.
                 if careful:
+                    raise
+                careful = True
+                continue
+            except StoreDeadlock:
+                # Two authors create the same session, one of them in a batch that had to lock its
+                # counters first. The server undid this transaction whole: it is begun anew.
+                deadlocks += 1
+                if deadlocks == DEADLOCKS:
                     raise
                 continue
             except StoreUnavailable as lost:
@@ -402,6 +419,13 @@ class SqlLog:
         for index, append in batch.waiting():
             if append.session_id in stale:
                 batch.refuse(index, Conflict(append.session_id))
+        inviting = [a for a in concerned if a.changes.invite is not None]
+        used_up = vault_rows.use_invites(
+            connection, [a for a in inviting if a.session_id not in stale]
+        )
+        for index, append in batch.waiting():
+            if append.session_id in used_up:
+                batch.refuse(index, InviteRefused("used-up"))
         unborn = [a.session_id for a in concerned if a.before is None and a.session_id in stale]
         bulk.delete_in(connection, sessions, "session_id", unborn)
 
@@ -679,12 +703,23 @@ class SqlLog:
                 f"DELETE FROM leases WHERE name = 'clock' AND holder = {mark}", (holder,)
             )
 
+    def _must_hold_clock(self, connection: Connection, holder: str) -> None:
+        lease = _clock_lease(connection)
+        if lease is None or lease[0] != holder or lease[1] <= self._wall():
+            raise ClockHeld(
+                "the import lost the clock, because it stood still for too long; run it again: it "
+                "goes on where it stopped"
+            )
+
     def _check_clock(self, connection: Connection, holder: str) -> None:
-        lease = connection.exec_driver_sql(
-            "SELECT holder, until FROM leases WHERE name = 'clock'"
-        ).fetchone()
+        lease = _clock_lease(connection)
         if lease is not None and lease[0] != holder and lease[1] > self._wall():
             raise ClockHeld("an import holds the clock; sweeps wait until it is done")
+
+
+def _clock_lease(connection: Connection) -> Any:
+    query = "SELECT holder, until FROM leases WHERE name = 'clock'"
+    return connection.exec_driver_sql(query).fetchone()
 
 
 def _raise_refusal(batch: _Batch) -> None:
@@ -871,8 +906,11 @@ def _save_bookmark(connection: Connection, bookmark: Bookmark | None) -> None:
 
 def _found(row: Any) -> Found:
     session_id, version, due_at, owner, state, _, last_seen = row
-    session = decode_state(session_id, version, bytes(state))
-    return Found(session, max(session.last_seen_at, last_seen or 0), due_at, owner)
+    session = decode_state(session_id, version, _plain(state))
+    try:
+        return Found(session, max(session.last_seen_at, last_seen or 0), due_at, owner)
+    except TypeError:  # SQLite keeps whatever somebody writes into a column
+        raise CorruptState(session_id, "its presence holds no times") from None
 
 
 def _found_or_failed(row: Any) -> Found | Rearm:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from threading import RLock
 
 from adapters.log.event_log import COMMAND_TTL, back_off
-from domain.errors import ClockHeld, Conflict, LimitReached, SessionExists
+from domain.errors import ClockHeld, Conflict, InviteRefused, LimitReached, SessionExists
 from domain.policy import Applied, Version, Versions, from_document
 from domain.ports import (
     NO_CHANGES,
@@ -24,6 +24,7 @@ from domain.ports import (
     Bookmark,
     Decide,
     Found,
+    Invite,
     Mark,
     Member,
     Rearm,
@@ -112,6 +113,7 @@ class MemoryStore:
         self.bookmarks: dict[str, bytes] = {}
         self.lease: tuple[str, int] | None = None
         self.people: dict[str, _People] = {}
+        self.invites: dict[bytes, Invite] = {}
         self.persons: dict[bytes, _Person] = {}
         self.aliases: dict[bytes, str] = {}
 
@@ -181,10 +183,13 @@ class MemoryLog:
         bookmark: Bookmark | None = None,
         *,
         together: bool = False,
+        holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
         if len({append.session_id for append in appends}) != len(appends):
             raise ValueError("a batch holds one append per session")
         with self._store.lock:
+            if holder is not None:
+                self._must_hold_clock(holder)
             answers: list[Answer] = [None] * len(appends)
             self._refuse_stale(appends, answers)
             self._answer_repeated(appends, answers)
@@ -229,6 +234,14 @@ class MemoryLog:
             if append.before is None and self._was_created(append.session_id):
                 answers[index] = SessionExists(append.session_id)
         self._refuse_changed_subjects(appends, answers)
+        for index, append in _waiting(appends, answers):
+            invite = append.changes.invite
+            if invite is not None:
+                known = self._store.invites.get(invite)
+                if known is None or known.uses < 1:
+                    answers[index] = InviteRefused("used-up")
+                else:
+                    self._store.invites[invite] = known._replace(uses=known.uses - 1)
         return [append for _, append in _waiting(appends, answers)]
 
     def _was_created(self, session_id: str) -> bool:
@@ -518,6 +531,11 @@ class MemoryLog:
             if self._store.lease is not None and self._store.lease[0] == holder:
                 self._store.lease = None
 
+    def _must_hold_clock(self, holder: str) -> None:
+        lease = self._store.lease
+        if lease is None or lease[0] != holder or lease[1] <= self._wall():
+            raise ClockHeld("the import lost the clock")
+
     def _check_clock(self, holder: str) -> None:
         lease = self._store.lease
         if lease is not None and lease[0] != holder and lease[1] > self._wall():
@@ -576,6 +594,8 @@ def _admit(store: MemoryStore, append: Append) -> None:
         person = store.persons.get(lookup)
         if person is not None and token in person.names.get(session_id, {}):
             person.names[session_id][token].current = False
+    if changes.invited is not None:
+        store.invites[changes.invited.name] = changes.invited
     if changes.alias is not None:
         earlier = store.people.get(store.aliases.get(changes.alias, ""))
         if earlier is not None:
@@ -606,6 +626,8 @@ def _forget(store: MemoryStore, session_id: str) -> None:
         return
     for alias in people.aliases:
         del store.aliases[alias]
+    for name in [name for name, one in store.invites.items() if one.session_id == session_id]:
+        del store.invites[name]
     for lookup in people.subjects:
         person = store.persons[lookup]
         del person.names[session_id]
@@ -691,6 +713,10 @@ class MemoryVault:
                         found.append(one)
         found.sort(key=lambda one: one.member.token)
         return [one for one in found if one.member.token > after][:limit]
+
+    def invite(self, name: bytes) -> Invite | None:
+        with self._store.lock:
+            return self._store.invites.get(name)
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         counted = set()

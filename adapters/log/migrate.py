@@ -6,10 +6,14 @@ from importlib.resources import files
 from sqlalchemy import Connection, inspect
 
 from adapters.log.engine import Engines
+from adapters.log.schema import meta
+from adapters.log.transcoder import STATE_FORMAT
 from domain.errors import SchemaTooNew, SchemaTooOld
 from migrations import REVISIONS
 
 LATEST = REVISIONS[-1]
+
+_STATE_FORMAT = "state-format"
 
 
 class Schema(StrEnum):
@@ -33,7 +37,8 @@ def schema_of(engines: Engines) -> Schema:
 
 
 def require_current(engines: Engines, *, create: bool) -> None:
-    """Make sure the schema fits. create: an empty database gets it.
+    """Make sure the schema fits. create: an empty database gets it, and the folded state must fit
+    too. Without, somebody only looks, or makes the folded state anew.
 
     Raises SchemaTooNew, SchemaTooOld.
     """
@@ -47,6 +52,24 @@ def require_current(engines: Engines, *, create: bool) -> None:
         raise SchemaTooOld("this database needs `lapse db upgrade` first; nothing was changed")
     if found is Schema.ABSENT:
         upgrade(engines)
+    if create and state_format(engines) != STATE_FORMAT:
+        raise SchemaTooOld(
+            "the folded state of this database was written by another version of Lapse: run "
+            "`lapse db rebuild sessions` first; nothing was changed"
+        )
+
+
+def state_format(engines: Engines) -> int:
+    """The format of the folded state; databases from before there was a number have the first."""
+    with engines.read() as connection:
+        row = connection.execute(meta.select().where(meta.c.name == _STATE_FORMAT)).fetchone()
+    return 1 if row is None else int(bytes(row.value))
+
+
+def note_state_format(connection: Connection) -> None:
+    """Every folded state is in the format of this version from now on."""
+    connection.execute(meta.delete().where(meta.c.name == _STATE_FORMAT))
+    connection.execute(meta.insert().values(name=_STATE_FORMAT, value=b"%d" % STATE_FORMAT))
 
 
 def upgrade(engines: Engines, revision: str = "head") -> None:
@@ -69,8 +92,11 @@ def _run(engines: Engines, direction: str, revision: str) -> None:
         if connection.dialect.name == "postgresql":
             # Two instances that start at once: one migrates, the other then finds it done.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7163520912)")
+        is_new = _revision(connection) is None
         config.attributes["connection"] = connection
         getattr(command, direction)(config, revision)
+        if is_new and direction == "upgrade":
+            note_state_format(connection)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -11,7 +11,7 @@ import psycopg2
 from sqlalchemy import Connection, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 
-ErrorKind = Literal["read_only", "full", "busy", "unreachable", "lost"]
+ErrorKind = Literal["read_only", "full", "busy", "deadlock", "unreachable", "lost"]
 
 SCHEMA_LOCK = 0x6C617073  # "laps": any number nobody else uses
 
@@ -20,7 +20,7 @@ _KINDS: dict[str, ErrorKind] = {
     "25006": "read_only",  # read_only_sql_transaction
     "53100": "full",  # disk_full
     "40001": "busy",  # serialization_failure
-    "40P01": "busy",  # deadlock_detected
+    "40P01": "deadlock",  # deadlock_detected
     "55P03": "busy",  # lock_not_available: lock_timeout
     "57014": "busy",  # query_canceled: statement_timeout
     "53300": "busy",  # too_many_connections

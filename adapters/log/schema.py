@@ -152,6 +152,18 @@ presence = Table(
     postgresql_with={"fillfactor": "80"},
 )
 
+invites = Table(
+    "invites",
+    metadata,
+    _partition(),
+    # A keyed hash: whoever reads the table cannot redeem what stands in it.
+    Column("invite", LargeBinary, primary_key=True),
+    Column("session_id", Name, nullable=False),
+    Column("uses", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("invites_by_session", "partition", "session_id"),
+)
+
 subjects = Table(
     "subjects",
     metadata,

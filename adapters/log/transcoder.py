@@ -132,6 +132,10 @@ _FIELDS = {topic: _stored_types(kind, _COLUMNS) for topic, kind in _CLASSES.item
 
 # -- folded state -----------------------------------------------------------------------------
 
+STATE_FORMAT = 1
+"""What `encode_state` writes, the fields of Session included. Raised with every change that makes
+stored states wrong or unreadable; `lapse db rebuild sessions` then folds them anew."""
+
 _STATE_SHAPES: set[tuple[object, ...]] = set()
 _REQUIRED = {"policy", "policy_version", "created_at", "last_seen_at"}
 _KNOWN = _stored_types(Session, ("id", "version"))

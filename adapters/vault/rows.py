@@ -15,14 +15,16 @@ from adapters.log.engine import Engines
 from adapters.log.schema import (
     aliases,
     data_keys,
+    invites,
     presence,
     subject_index,
     subject_keys,
     subjects,
 )
-from domain.ports import Admission, Append, Member, SealedIdentity, SubjectKey
+from domain.ports import Admission, Append, Invite, Member, SealedIdentity, SubjectKey
 
-TIER_FULL = "full"
+TIER_IDENTITY = "identity"
+"""Of the keys that seal who somebody is; they outlive the full tier and go with the session."""
 
 
 # -- inside the log's transaction -------------------------------------------------------------
@@ -69,11 +71,31 @@ def admit(connection: Connection, appends: Sequence[Append]) -> set[str]:
     return stale
 
 
+def use_invites(connection: Connection, appends: Sequence[Append]) -> set[str]:
+    """Take one use of each invite; the sessions whose invite was used up.
+
+    The rows are those of locked sessions, so nobody else changes them meanwhile.
+    """
+    refused = set()
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    statement = (
+        "UPDATE invites SET uses = uses - 1 "
+        f"WHERE partition = 0 AND invite = {mark} AND session_id = {mark} AND uses > 0"
+    )
+    for append in appends:  # at most one per session, and joining by invite is rare in a batch
+        taken = connection.exec_driver_sql(statement, (append.changes.invite, append.session_id))
+        if taken.rowcount == 0:
+            refused.add(append.session_id)
+    return refused
+
+
 def write(connection: Connection, accepted: Sequence[Append]) -> None:
     """The vault's part of a batch."""
     admitted = [(append.session_id, a) for append in accepted for a in append.changes.admitted]
     _write_index(connection, accepted, admitted)
     _write_presence(connection, accepted, admitted)
+    made = [append.changes.invited for append in accepted if append.changes.invited is not None]
+    bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
     _delete(connection, [append.session_id for append in accepted if append.deletes])
 
 
@@ -117,7 +139,7 @@ def _write_index(
         connection,
         data_keys,
         ("session_id", "tier", "token", "subject", "wrapped"),
-        [(sid, TIER_FULL, a.token, a.subject.subject, a.wrapped) for sid, a in admitted],
+        [(sid, TIER_IDENTITY, a.token, a.subject.subject, a.wrapped) for sid, a in admitted],
         "ON CONFLICT (partition, session_id, tier, token, subject) "
         "DO UPDATE SET wrapped = excluded.wrapped",
     )
@@ -218,7 +240,7 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
     if not session_ids:
         return
     leaving = _subjects_of(connection, session_ids)
-    for table in (presence, subject_index, aliases, data_keys):
+    for table in (presence, subject_index, aliases, invites, data_keys):
         bulk.delete_in(connection, table, "session_id", session_ids)
     query = (
         "SELECT s.subject FROM subjects s WHERE s.partition = 0 AND NOT EXISTS "
@@ -313,7 +335,7 @@ class SqlVault:
             "JOIN subjects s ON s.partition = i.partition AND s.subject = i.subject "
             "JOIN subject_keys k ON k.partition = i.partition AND k.subject = i.subject "
             "JOIN data_keys d ON d.partition = i.partition AND d.session_id = i.session_id "
-            f"AND d.tier = '{TIER_FULL}' AND d.token = i.token AND d.subject = i.subject "
+            f"AND d.tier = '{TIER_IDENTITY}' AND d.token = i.token AND d.subject = i.subject "
             f"WHERE i.partition = 0 AND i.session_id = {mark} AND i.token > {mark} "
             "AND i.role = 'participant' AND i.current = 1 "
             f"ORDER BY i.token LIMIT {mark}"
@@ -329,6 +351,14 @@ class SqlVault:
             )
             for row in rows
         ]
+
+    def invite(self, name: bytes) -> Invite | None:
+        query = (
+            "SELECT invite, session_id, uses, expires_at FROM invites "
+            "WHERE partition = 0 AND invite IN ({ids})"
+        )
+        rows = self._select(query, [name])
+        return Invite(bytes(rows[0][0]), *rows[0][1:]) if rows else None
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         """The session rows are locked against a sweep while presence moves: a heartbeat either

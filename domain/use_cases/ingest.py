@@ -112,13 +112,17 @@ class _Member:
 
 @dataclass
 class _Open:
-    """A session while a batch works on it. before: as it stands in the log (None: not yet)."""
+    """A session while a batch works on it. before: as it stands in the log (None: not yet).
+
+    known_seen: the newest presence that was read with it. decided_on: the same, once a rule spoke.
+    """
 
     before: Session | None
     session: Session
     last_seen: int
     due_at: int | None
     members: dict[bytes, _Member]
+    known_seen: int = 0
     owner: str | None = None
     events: list[Event] = field(default_factory=list)
     admitted: list[Admission] = field(default_factory=list)
@@ -128,6 +132,7 @@ class _Open:
     back: dict[str, int] = field(default_factory=dict)
     alias: bytes | None = None
     limits: tuple[Limit, ...] = ()
+    decided_on: int | None = None
 
     def record(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -158,6 +163,7 @@ class _Open:
             self.limits,
             owner=self.owner,
             deletes=deletes(self.before, tuple(self.events)),
+            decided_on=self.decided_on,
         )
 
 
@@ -169,7 +175,7 @@ class Ingest:
     source. holder: of the clock lease. wall: the wall clock's time in microseconds when the import
     began. now: where the clock stands already. on_record: told (session, time) of every record that
     becomes part of a session, just before it is written. on_reject: told (line, reason) of every
-    rejected line, once that is written.
+    rejected line before that is written.
     """
 
     def __init__(
@@ -198,6 +204,7 @@ class Ingest:
         self._latest = wall + CLOCK_TOLERANCE
         self._on_record = on_record
         self._on_reject = on_reject
+        self._told = 0
         stored = log.bookmark(name)
         self.tally = Tally.from_bytes(stored) if stored else Tally()
         self.tally.now = max(self.tally.now, now)
@@ -261,15 +268,18 @@ class Ingest:
                 tally.count(event.TOPIC)
         tally.sessions += work.sessions
         tally.participants += work.participants
+        # Before they are acknowledged: told twice after a kill, they are told once at least.
+        if self._on_reject is not None:
+            for rejected_line, reason in work.rejects:
+                if rejected_line > self._told:
+                    self._on_reject(rejected_line, reason)
+                    self._told = rejected_line
         bookmark = Bookmark(self._name, tally.to_bytes())
         if self._on_record is not None:
             for session_id, at in work.records:
                 self._on_record(session_id, at)
-        self._log.append(appends, tally.now, bookmark, together=True)
+        self._log.append(appends, tally.now, bookmark, together=True, holder=self._holder)
         self.tally = tally
-        if self._on_reject is not None:
-            for rejected_line, reason in work.rejects:
-                self._on_reject(rejected_line, reason)
 
     def _sweep(self, now: int) -> None:
         while True:
@@ -403,7 +413,7 @@ class _Work:
         if opened is not None and opened.due_at is not None and now >= opened.due_at:
             opened = self._fire(key, opened, now)
         activity = record.activity
-        if visitor is None:
+        if activity in (Activity.COMPLETED, Activity.FAILED) or visitor is None:
             if opened is not None:
                 self._finish(key, opened, record, now)
             return True
@@ -427,6 +437,8 @@ class _Work:
         outcome = advance(opened.session, self._versions, opened.last_seen, now)
         opened.session, opened.due_at = outcome.session, outcome.next_at
         opened.events += outcome.events
+        if outcome.events and opened.before is not None:
+            opened.decided_on = opened.known_seen
         if opened.session.live:
             return opened
         self._live -= 1
@@ -531,5 +543,11 @@ class _Work:
 
 def _opened(found: Found, members: dict[bytes, _Member]) -> _Open:
     return _Open(
-        found.session, found.session, found.last_seen, found.due_at, members, owner=found.owner
+        found.session,
+        found.session,
+        found.last_seen,
+        found.due_at,
+        members,
+        known_seen=found.last_seen,
+        owner=found.owner,
     )

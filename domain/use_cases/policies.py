@@ -24,14 +24,16 @@ REARM_BATCH = 1_000
 
 
 class PolicyBook:
-    """The versions of all policies, read again from the log when asked to `refresh`."""
+    """The versions of all policies that hold at some time, read again from the log when asked to
+    `refresh`."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._known: Mapping[str, Versions] = {}
 
     def refresh(self) -> Mapping[str, Versions]:
-        self._known = self._log.policies()
+        recorded = self._log.policies()
+        self._known = {name: holding(versions) for name, versions in recorded.items()}
         return self._known
 
     @property
@@ -47,6 +49,19 @@ class PolicyBook:
         return self._known[name]
 
 
+def holding(versions: Versions) -> Versions:
+    """The versions that hold at some time, so that each takes effect after the one before.
+
+    A version that lies ahead is superseded by a later one that takes effect no later than it: it
+    never holds. What took effect cannot be superseded, since a new version lies ahead.
+    """
+    found: list[Version] = []
+    for version in reversed(versions):
+        if not found or version.effective_from < found[-1].effective_from:
+            found.append(version)
+    return tuple(reversed(found))
+
+
 def apply(
     log: Log,
     policy: RetentionPolicy,
@@ -58,16 +73,20 @@ def apply(
     """Record `policy` as the newest version of its name; None if it is that already.
 
     The first version of a name holds since ever: no session can be older than its policy. A later
-    one takes effect at `effective_from`, by default 5 s ahead. Raises EffectiveTooSoon.
+    one takes effect at `effective_from`, by default 5 s ahead, and supersedes those that would
+    take effect then or later. If the newest version is `policy` already, and only lies ahead, an
+    earlier `effective_from` brings it forward. Raises EffectiveTooSoon.
     """
     versions = log.policies().get(policy.name, ())
-    if versions and versions[-1].policy == policy:
+    sooner = (
+        effective_from is not None and versions and effective_from < versions[-1].effective_from
+    )
+    if versions and versions[-1].policy == policy and not sooner:
         return None
     if not versions:
         version = Version(1, 0, policy)
     else:
-        # Two versions never take effect in the wrong order.
-        earliest = max(now + NOTICE, versions[-1].effective_from + 1)
+        earliest = now + NOTICE
         if effective_from is not None and effective_from < earliest:
             raise EffectiveTooSoon(policy.name, earliest)
         version = Version(versions[-1].number + 1, effective_from or earliest, policy)
@@ -178,11 +197,11 @@ class Impact:
 
 def impact(log: Log, policy: RetentionPolicy, now: int) -> Impact:
     """Compare the newest version with `policy` over every live session, in bounded batches."""
-    versions = list(log.policies().get(policy.name, ()))
+    versions = holding(log.policies().get(policy.name, ()))
     if not versions:
         return Impact(0, 0, 0, 0)
-    takes_effect = max(now + NOTICE, versions[-1].effective_from + 1)
-    changed = [*versions, Version(versions[-1].number + 1, takes_effect, policy)]
+    takes_effect = now + NOTICE
+    changed = holding([*versions, Version(versions[-1].number + 1, takes_effect, policy)])
     sessions = sooner = later = at_once = 0
     after = ""
     while found := log.due_of_policy(policy.name, after, REARM_BATCH):

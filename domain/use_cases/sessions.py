@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from domain.errors import (
     ClockHeld,
     Conflict,
+    InviteRefused,
     LapseError,
     LimitReached,
     ParticipantUnknown,
@@ -26,6 +27,7 @@ from domain.ports import (
     Append,
     Changes,
     Found,
+    Invite,
     Keyring,
     Limit,
     Log,
@@ -210,30 +212,67 @@ class Sessions:
         *,
         name: str | None = None,
         key: str | None = None,
+        invite: bytes | None = None,
     ) -> str:
         """`who` takes part from now on, under the token this answers with. Again: the same token.
 
-        name: how they want to be called; sealed, like `who`. Raises SessionNotFound,
-        SessionExpired, SessionErased.
+        name: how they want to be called; sealed, like `who`. invite: the one that somebody new uses
+        up once. Raises SessionNotFound, SessionExpired, SessionErased, InviteRefused.
         """
-        lookup = self._keyring.lookup("subject", who)
-        token = self._keyring.token()
+        pair = (session_id, self._keyring.lookup("subject", who))
+        token: str | None = None
 
         def decide(session: Session) -> Decision:
             nonlocal token
-            member = self._vault.tokens([(session_id, lookup)]).get((session_id, lookup))
+            member = self._vault.tokens([pair]).get(pair)
             if member is not None:
                 token = member.token
                 present = member.left_at is None
                 changes = Changes(seen={token: now}, back={} if present else {token: now})
                 return session.join(token, now, actor, present=present), changes
+            token = self._keyring.token()
             events = session.join(token, now, actor, present=False)
-            subject = self._subject(who, lookup)
+            subject = self._subject(who, pair[1])
             admission = self._admission(subject, session_id, token, who, "participant", now, name)
-            return events, Changes(admitted=(admission,))
+            return events, Changes(admitted=(admission,), invite=invite)
 
         self._command(session_id, now, actor, key, decide)
-        return token
+        return token or self._vault.tokens([pair])[pair].token
+
+    def invite(self, session_id: str, uses: int, expires_at: int, now: int, actor: str) -> str:
+        """The secret of a new invite: `uses` people may come in by it until `expires_at`.
+
+        Only a keyed hash of it is kept. Raises as `join`.
+        """
+        secret = self._keyring.token()
+        invite = Invite(self._keyring.lookup("invite", secret), session_id, uses, expires_at)
+
+        def decide(session: Session) -> Decision:
+            session.must_live("invite to")
+            return (), Changes(invited=invite)
+
+        self._command(session_id, now, actor, None, decide)
+        return secret
+
+    def redeem(
+        self,
+        session_id: str,
+        secret: str,
+        who: str,
+        now: int,
+        actor: str,
+        *,
+        name: str | None = None,
+    ) -> str:
+        """The token under which `who` takes part by an invite. Who is in already uses none up.
+
+        Raises InviteRefused, and as `join`: an invite never outlives its session.
+        """
+        invite = self._vault.invite(self._keyring.lookup("invite", secret))
+        if invite is None or invite.session_id != session_id or now >= invite.expires_at:
+            self.view(session_id, now)  # that the session is gone is the better answer
+            raise InviteRefused("unknown" if invite is None else "expired")
+        return self.join(session_id, who, now, actor, name=name, invite=invite.name)
 
     def leave(
         self, session_id: str, token: str, now: int, actor: str, *, key: str | None = None
@@ -309,7 +348,7 @@ class Sessions:
 
     def view(self, session_id: str, now: int) -> View:
         """The session as it is at `now`, swept or not. Raises SessionNotFound, SessionErased."""
-        view = self._seen_as(self._find(session_id), now)
+        view = self.seen_as(self._find(session_id), now)
         if view.session.erased_at is not None:
             raise SessionErased(session_id, view.session.erased_at)
         return view
@@ -323,7 +362,7 @@ class Sessions:
         """
         session = self.view(session_id, now).session
         if session.expired_at is not None:
-            raise self._over(session, session.expired_at, now)
+            raise self.over(session, session.expired_at, now)
         policy = in_force(self._policies.versions(session.policy), now).policy
         idle = ACTIVE_BEATS * (policy.presence or DEFAULT_PRESENCE)
         return [
@@ -335,14 +374,29 @@ class Sessions:
             for one in self._vault.identities(session_id, after, limit)
         ]
 
+    def owned(self, policy: str, owner: str, now: int) -> Sequence[View]:
+        """The sessions of one owner that are alive at `now`, the oldest first."""
+        lookup = self._keyring.lookup("subject", owner)
+        subject = self._vault.subjects([lookup]).get(lookup)
+        if subject is None:
+            return []
+        views = [self.seen_as(found, now) for found in self._log.owned(policy, subject.subject)]
+        return [view for view in views if view.session.live]
+
+    def recover_until(self, session: Session, now: int) -> int | None:
+        """Until when an expired session can be recovered; None if it cannot, or need not be."""
+        if session.expired_at is None:
+            return None
+        return self.over(session, session.expired_at, now).recover_until
+
     def _name(self, one: SealedIdentity) -> str | None:
         identity = self._keyring.open_identity(
             one.subject, one.member.session_id, one.member.token, one.wrapped, one.sealed
         )
         return identity.partition(_AND_NAME)[2] or None
 
-    def _over(self, session: Session, expired_at: int, now: int) -> SessionExpired:
-        """The refusal, with what can still be done."""
+    def over(self, session: Session, expired_at: int, now: int) -> SessionExpired:
+        """The refusal of what asks for an expired session, with what can still be done."""
         policy = in_force(self._policies.versions(session.policy), now).policy
         until = expired_at + policy.recover
         return SessionExpired(
@@ -380,9 +434,9 @@ class Sessions:
         if key is not None:
             command = self._keyring.lookup("command", f"{actor}\0{session_id}\0{key}")
         for _ in range(ATTEMPTS):
-            found = self._find(session_id)
             if command is not None and self._log.is_known(command):
-                return self._seen_as(found, now)
+                return self.seen_as(self._find(session_id), now)
+            found = self._find(session_id)
             due = self._due(found, now)
             session, events, changes = due.session, due.events, NO_CHANGES
             refusal: LapseError | None = None
@@ -392,7 +446,7 @@ class Sessions:
                     session = evolve(session, event)
                 events += wanted
             except SessionExpired as error:
-                refusal = self._over(session, error.expired_at, now)
+                refusal = self.over(session, error.expired_at, now)
             except LapseError as error:
                 refusal = error  # what is due is recorded all the same
             append = self._append(found, session, events, now, changes)
@@ -400,16 +454,18 @@ class Sessions:
                 append = append._replace(command=command)
             try:
                 if append.events or changes is not NO_CHANGES:
-                    self._log.submit(append, now)
+                    answer = self._log.submit(append, now)
+                    if answer.repeated:
+                        return self.seen_as(self._find(session_id), now)
             except Conflict:
                 continue
             if refusal is not None:
                 raise refusal
             last_seen = max(found.last_seen, *(changes.seen or {"": 0}).values())
-            return self._seen_as(Found(append.after, last_seen, append.due_at, found.owner), now)
+            return self.seen_as(Found(append.after, last_seen, append.due_at, found.owner), now)
         raise Conflict(session_id)
 
-    def _seen_as(self, found: Found, now: int) -> View:
+    def seen_as(self, found: Found, now: int) -> View:
         """The session at `now`, swept or not."""
         session = self._due(found, now).session
         versions = self._policies.versions(session.policy)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 from adapters.cli.options import load
 from adapters.clock import parse_instant
@@ -15,6 +16,23 @@ def hold() -> None:
     with open_lapse(load(None)) as lapse:
         end, now = parse_instant(until, "the end of the hold"), lapse.clock()
         lapse.sessions.hold(session_id, "case-1", Ground.LEGAL_CLAIM, end, now, "operator")
+
+
+def follow() -> None:
+    """Read the log as it grows, for ever; print page, position, session, version of each event."""
+    with open_lapse(load(None), create=False) as lapse:
+        page, position = 0, 0
+        while True:
+            found = lapse.log.read(position, 500)
+            if not found:
+                time.sleep(0.001)  # others need the processor, too
+                continue
+            page, position = page + 1, found[-1].position
+            lines = (
+                f"{page} {one.position} {one.event.originator_id} {one.event.originator_version}\n"
+                for one in found
+            )
+            os.write(1, "".join(lines).encode())
 
 
 def create_and_say() -> None:

@@ -27,7 +27,7 @@ from tests.acceptance.commands import (
 )
 from tests.independent import readers
 from tests.independent.counts import MINUTE, visits
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, wait_until
 
 VISITS = [
     {"at": f"2026-11-01T10:{minute:02}:00Z", "activity": "seen", "visitor": f"visitor-{minute}"}
@@ -105,11 +105,30 @@ class TestUsage:
         repeated."""
         with nothing_written(stocked):
             for file, text in (
-                ("maximilian.log", "a file cannot be read: No such file or directory"),
-                (".", "a file cannot be read: Is a directory"),
+                ("maximilian.log", "file 1 cannot be read: No such file or directory"),
+                (".", "file 1 cannot be read: Is a directory"),
             ):
                 answer = refused(stocked.lapse(*ingest(file), expect=USAGE), USAGE, text)
                 assert "maximilian" not in answer.err
+
+    def test_one_of_several_files(self, site: Installation, log: str) -> None:
+        """That the second one is missing is known before the first one is imported."""
+        for command in ("ingest", "simulate"):
+            _, _, *options = ingest(log)
+            answer = site.lapse(command, log, "maximilian.log", *options, expect=USAGE)
+            refused(answer, USAGE, "file 2 cannot be read: No such file or directory")
+            assert "maximilian" not in answer.err
+        site.lapse("status", expect=REFUSED)  # not even a database was made
+
+    def test_a_format_that_no_line_has(self, site: Installation, log: str) -> None:
+        """Exit code 1 and where to look; a single line that can be read is enough to go on."""
+        for command in ("ingest", "simulate"):
+            _, _, *options = ingest(log, format="combined")
+            answer = site.lapse(command, log, *options, expect=FAILED)
+            refused(answer, FAILED, "no line matches; is --format right?")
+        mixed = Path(log).with_name("mixed.jsonl")
+        mixed.write_text("nothing\n" + Path(log).read_text())
+        assert site.ask(*ingest(str(mixed)))["rejected"] == 1
 
     def test_the_command_line_itself(self, stocked: Installation) -> None:
         """Unknown commands and options, as every command says it."""
@@ -124,11 +143,14 @@ class TestUsage:
             ({"LAPSE_DATABASE_URL": "mysql://somebody:secret@host/db"}, "must start with sqlite"),
             ({"LAPSE_DATABASE_URL": "not a url, secret"}, "the database URL cannot be read"),
             ({"LAPSE_KEY_URL": "secret"}, "LAPSE_KEY_URL: write file:///folder"),
-            ({"LAPSE_ENV": "production"}, "LAPSE_CLOCK is accepted only with LAPSE_ENV=test"),
+            (
+                {"LAPSE_ENV": "production"},
+                "lapse: LAPSE_CLOCK is accepted only with LAPSE_ENV=test",
+            ),
             ({"LAPSE_CLOCK": "file:/nowhere"}, "LAPSE_CLOCK: the file cannot be read"),
             ({"LAPSE_SWEEP_BATCH": "secret"}, "LAPSE_SWEEP_BATCH: "),
             ({"LAPSE_DATABASE_ULR": "secret"}, "did you mean LAPSE_DATABASE_URL?"),
-            ({"LAPSE_POLICY_FILE": "nowhere.toml"}, "the policy file cannot be read"),
+            ({"LAPSE_POLICY_FILE": "nowhere.toml"}, "LAPSE_POLICY_FILE: the policy file cannot be"),
             ({"LAPSE_CONFIG": "nowhere.toml"}, "LAPSE_CONFIG names a file that does not exist"),
         )
         with nothing_written(stocked):
@@ -136,14 +158,110 @@ class TestUsage:
                 answer = refused(stocked.lapse("sweep", expect=USAGE, **env), USAGE, text)
                 assert "secret" not in answer.err
 
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            (b"sweep_batch = 5\nsecret = = 1", "line 2: Invalid value"),
+            (b"secret = ", "at the end"),
+            (b"\xff\xfe", "it is not UTF-8 text"),
+            (b"sweep_batch = 'secret'", "sweep_batch: "),
+            (b"sweep_batsh = 1", "sweep_batsh: is no setting; did you mean sweep_batch?"),
+        ],
+    )
+    def test_a_settings_file(self, site: Installation, text: bytes, said: str) -> None:
+        """One line that names the file as the setting or the folder does, and the place in it."""
+        path = site.folder / "settings.toml"
+        path.write_bytes(text)
+        answer = refused(site.lapse("status", expect=USAGE, LAPSE_CONFIG=str(path)), USAGE)
+        assert answer.err.startswith(f"lapse: LAPSE_CONFIG: {said}")
+        assert len(answer.err.splitlines()) == 1
+        assert "secret" not in answer.err
+        path.rename(site.folder / "lapse.toml")
+        answer = refused(site.lapse("status", expect=USAGE), USAGE)
+        assert answer.err.startswith(f"lapse: lapse.toml: {said}")
+
+    def test_a_settings_file_nobody_may_read(self, site: Installation) -> None:
+        """Said plainly, too, also if it is the folder that is closed."""
+        (site.folder / "settings.toml").touch(mode=0o000)
+        (site.folder / "closed").mkdir(mode=0o000)
+        for name in ("settings.toml", "closed/settings.toml"):
+            path = str(site.folder / name)
+            answer = site.start("status", ordinary=True, LAPSE_CONFIG=path).wait()
+            refused(answer, USAGE, "LAPSE_CONFIG: it cannot be read (Permission denied)")
+
+    def test_a_setting_of_the_environment_is_named_as_there(self, site: Installation) -> None:
+        """Also if the file has the same one, which the environment replaces."""
+        (site.folder / "lapse.toml").write_text("sweep_batch = 5\npool_size = 0\n")
+        answer = site.lapse("status", expect=USAGE, LAPSE_SWEEP_BATCH="0")
+        refused(answer, USAGE, "LAPSE_SWEEP_BATCH: ", "lapse.toml: pool_size: ")
+
+    def test_a_folder_that_the_demonstration_cannot_use(self, site: Installation) -> None:
+        """A file is in its place, or one may not write there."""
+        (site.folder / "file").touch()
+        closed = site.folder / "closed"
+        closed.mkdir(mode=0o500)
+        for folder in ("file", "file/demo", "closed/demo"):
+            running = site.start("demo", "--folder", folder, "--for", "1s", ordinary=True)
+            answer = refused(running.wait(), USAGE, f"--folder: {folder} cannot be written (")
+            assert len(answer.err.splitlines()) == 1
+
+    def test_the_beginning_of_an_id(self, stocked: Installation) -> None:
+        """Six characters will do where one session begins with them; fewer, or none, do not."""
+        [session, *_] = stocked.ask("sessions")["sessions"]
+        assert stocked.ask("show", session["id"][:8])["id"] == session["id"]
+        for wrong in (session["id"][:5], "0" * 6):
+            refused(stocked.lapse("show", wrong, expect=FAILED), FAILED, f"no session {wrong}")
+
+    def test_the_beginning_of_two_ids(self, stocked: Installation) -> None:
+        """Nobody guesses which one was meant."""
+        url = stocked.database_url
+        [(kept,), (moved,)] = databases.rows(
+            url, "SELECT session_id FROM sessions ORDER BY session_id LIMIT 2"
+        )
+        twin = kept[:10] + moved[10:]
+        databases.change(
+            url, "UPDATE sessions SET session_id = ? WHERE session_id = ?", twin, moved
+        )
+        answer = stocked.lapse("show", kept[:8], expect=USAGE)
+        refused(answer, USAGE, f"several sessions begin with {kept[:8]}")
+
     def test_an_unknown_session(self, stocked: Installation) -> None:
         """Exit code 1: the question was right, the answer is no."""
         refused(stocked.lapse("show", "nobody", expect=FAILED), FAILED, "no session nobody")
-        refused(
-            stocked.lapse("audit", "show", "nobody", expect=FAILED),
-            FAILED,
-            "nothing is known of nobody",
+        answer = stocked.lapse("audit", "show", "nobody", expect=FAILED)
+        refused(answer, FAILED, "nothing is known of nobody")
+        assert answer.out == ""
+
+    def test_a_page_that_is_not_the_last(self, stocked: Installation) -> None:
+        """It ends with the command for the next one, without the URL, which may be secret."""
+        url = stocked.database_url
+        page = stocked.ask("sessions", "--limit", "1", "--policy", "web-visit")
+        shown = stocked.lapse("sessions", "--limit", "1", "--policy", "web-visit", "--db", url).out
+        *_, more = shown.splitlines()
+        assert more == (
+            f"more: lapse sessions --db URL --policy web-visit --limit 1 --after {page['next']}"
         )
+        [session] = page["sessions"]
+        shown = stocked.lapse("audit", "show", session["id"], "--limit", "1").out
+        assert f"more: lapse audit show {session['id']} --limit 1 --after " in shown
+
+    def test_sessions_of_an_old_log(self, stocked: Installation) -> None:
+        """Long after, an empty list says why it is empty."""
+        stocked.now = "2026-12-01T00:00:00Z"
+        text = "10 sessions are due and not shown; `lapse sweep` records that"
+        assert text in stocked.lapse("sessions").out
+        assert text in stocked.lapse("sessions", "--policy", "web-visit").out
+        assert "due" not in stocked.lapse("sessions", "--policy", "reading-room").out
+        status = stocked.lapse("status").out
+        assert "29 days" in status
+        assert "projections catch up in `lapse serve`" in status
+        assert stocked.ask("status")["due_now"] == 10
+        stocked.lapse("sweep")
+        assert "due" not in stocked.lapse("sessions").out
+        assert stocked.ask("status")["due_now"] == 0
+        log = written(stocked.folder / "again.jsonl", VISITS)
+        assert text in stocked.lapse(*ingest(log)).out
+        assert text not in stocked.lapse(*ingest(log, until="now")).out
 
 
 WRONG = """
@@ -201,7 +319,7 @@ class TestPolicyFile:
         with nothing_written(stocked):
             for command in ("sweep", "serve", "status"):
                 answer = stocked.lapse(command, expect=USAGE, LAPSE_POLICY_FILE=wrong)
-                refused(answer, USAGE, *PLACES)
+                refused(answer, USAGE, *PLACES, "LAPSE_POLICY_FILE: policy.room.rules[0].since")
 
     def test_a_file_that_is_no_toml(self, stocked: Installation, tmp_path: Path) -> None:
         """With the line at which it goes wrong."""
@@ -316,8 +434,11 @@ class TestSchema:
     def test_an_empty_one_has_nothing_to_show(self, site: Installation) -> None:
         """Exit code 3 and what makes one; a file that is empty is left so."""
         if databases.is_sqlite(site.database_url):
-            Path(site.database_url.removeprefix("sqlite:///")).touch()
-        for command in (("db", "check"), ("status",), ("sweep", "--dry-run")):
+            file = Path(site.database_url.removeprefix("sqlite:///"))
+            refused(site.lapse("sweep", expect=REFUSED), REFUSED, "there is no database here yet")
+            assert not file.exists()
+            file.touch()
+        for command in (("db", "check"), ("status",), ("sweep",), ("sweep", "--dry-run")):
             answer = site.lapse(*command, expect=REFUSED)
             refused(answer, REFUSED, "there is no database here yet", "`lapse db upgrade`")
         assert databases.contents(site.database_url) == {}
@@ -345,6 +466,7 @@ class TestKeys:
                     f"sqlite:///{site.folder / 'other' / 'db' / 'lapse.db'}",
                     (site.folder / "other" / "keys").as_uri(),
                 )
+                other.lapse("db", "upgrade")
                 other.lapse("sweep")
                 path.write_bytes(self.key_file(other).read_bytes())
             case "changed":
@@ -581,11 +703,11 @@ def test_a_file_of_noise(site: Installation, tmp_path: Path) -> None:
     path = tmp_path / "noise"
     noise = random.Random(2).randbytes(200_000)
     path.write_bytes(b"noise" + noise)
-    done = site.ask(*ingest(str(path), format="combined"))
+    done = site.ask(*ingest(str(path), format="combined"), expect=FAILED)
     assert 100 < done["rejected"] <= done["lines"]
     assert done["sessions"] == 0
     path.write_bytes(gzip.compress(noise))
-    assert site.ask(*ingest(str(path), format="irc"))["sessions"] == 0
+    assert site.ask(*ingest(str(path), format="irc"), expect=FAILED)["sessions"] == 0
 
 
 def test_rejects_and_ready_files_that_cannot_be_written(stocked: Installation, log: str) -> None:
@@ -595,6 +717,19 @@ def test_rejects_and_ready_files_that_cannot_be_written(stocked: Installation, l
         refused(answer, USAGE, "--rejects: the file cannot be written")
         answer = stocked.lapse("serve", "--ready-file", "/nowhere/ready", expect=USAGE)
         refused(answer, USAGE, "--ready-file cannot be written")
+
+
+def test_the_ready_file_of_a_service_that_is_not_ready(stocked: Installation) -> None:
+    """What a killed service left is gone before the next one is ready; at the end it is removed."""
+    ready = stocked.folder / "ready"
+    ready.write_text("of one that was killed")
+    keys = (stocked.folder / "elsewhere").as_uri()
+    stocked.lapse("serve", "--ready-file", str(ready), expect=FAILED, LAPSE_KEY_URL=keys)
+    assert not ready.exists()
+    service = stocked.start("serve", "--ready-file", str(ready))
+    wait_until(ready.exists, 60, "lapse serve")
+    assert service.stop().code == DONE
+    assert not ready.exists()
 
 
 def test_the_installed_program(stocked: Installation) -> None:

@@ -1,6 +1,8 @@
 """Whatever is killed, whenever: nothing acknowledged is lost, nothing happens twice."""
 
+import os
 import random
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from tests.acceptance.commands import (
     INTERRUPTED,
     KILLED,
     REFUSED,
+    Answer,
     Installation,
     Running,
     instant,
@@ -84,17 +87,13 @@ def wait_for(site: Installation, query: str, least: int, running: Running) -> No
 class RealLog:
     """A log, how it is imported up to its last record, and what that must lead to.
 
-    events: how many at least, to choose moments among them.
+    events: how many at least.
     """
 
     lines: int
     events: int
     ingest: tuple[str, ...]
     expected: dict[str, int]
-
-    def moments(self, number: int) -> list[int]:
-        """Seeded positions of the log at which something happens."""
-        return sorted(random.Random(SEED).sample(range(1, self.events), number))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +117,15 @@ def counted(records: Iterable[tuple[int, str]]) -> dict[str, int]:
     return visits(records, 30 * MINUTE)
 
 
+def start_writing(site: Installation, log: RealLog) -> Running:
+    """The import, just after it wrote a transaction: at work on the next, if that was not all."""
+    before = databases.value(site.database_url, HEAD)
+    running = site.start(*log.ingest)
+    wait_for(site, HEAD, before + 1, running)
+    assert databases.value(site.database_url, HEAD) > before, running.so_far
+    return running
+
+
 def assert_undisturbed(site: Installation, log: RealLog) -> None:
     """The import, run to its end, counts what one counts that nobody disturbed."""
     done = site.lapse(*log.ingest).document
@@ -138,13 +146,14 @@ class TestKilledImport:
     def test_killed_at_ten_moments_it_ends_as_if_nothing_had_been(
         self, site: Installation, nasa: RealLog
     ) -> None:
-        """Each time it goes on where the last transaction ended; no line is lost or read twice."""
+        """Each one has written a transaction and is at work on the next when it is killed. The one
+        after it goes on where the last transaction ended; no line is lost or read twice."""
         site.lapse("db", "upgrade")
-        for moment in nasa.moments(10):
-            running = site.start(*nasa.ingest)
-            wait_for(site, HEAD, moment, running)
+        for _ in range(10):
+            running = start_writing(site, nasa)
             assert running.kill().code == KILLED
             site.wait(seconds=DEAD_IMPORT)
+        assert databases.value(site.database_url, HEAD) < nasa.events
         assert_undisturbed(site, nasa)
 
     @pytest.mark.row("P5.6")
@@ -153,11 +162,8 @@ class TestKilledImport:
     ) -> None:
         """What it had read and not written yet is read again; the clock is free at once."""
         site.lapse("db", "upgrade")
-        for moment in edgar.moments(3):
-            running = site.start(*edgar.ingest)
-            wait_for(site, "SELECT count(*) FROM leases", 1, running)  # it has begun
-            wait_for(site, HEAD, moment, running)
-            answer = running.interrupt()
+        for _ in range(3):
+            answer = start_writing(site, edgar).interrupt()
             assert answer.code == INTERRUPTED
             assert answer.err == "lapse: stopped; what was acknowledged is kept\n"
         assert_undisturbed(site, edgar)
@@ -175,9 +181,8 @@ class TestKilledImport:
         ) -> None:
             """The import says that the connection broke; the same command then goes on."""
             site.lapse("db", "upgrade")
-            for moment in edgar.moments(3):
-                running = site.start(*edgar.ingest)
-                wait_for(site, HEAD, moment, running)
+            for _ in range(3):
+                running = start_writing(site, edgar)
                 kept = databases.value(site.database_url, HEAD)
                 crashing_server.kill()
                 answer = running.wait()
@@ -299,6 +304,7 @@ class TestSideBySide:
                     count["done"] + count["held"] + count["rearmed"] + count["failed"]
                 )
             assert sum(count["done"] for count in counts) == 5_000
+            assert sum(count["done"] > 0 for count in counts) > 1, "one process did it all"
             assert sum(count["failed"] for count in counts) == 0
             assert_one_each(site, topic, 5_000)
         assert set(databases.row_counts(site.database_url, databases.PEOPLE).values()) == {0}
@@ -330,6 +336,93 @@ def _succeeded(running: Running) -> dict[str, int]:
     assert answer.code == 0, answer
     counts: dict[str, int] = answer.document
     return counts
+
+
+class Reader:
+    """A program that follows the log, and what it has read so far."""
+
+    def __init__(self, site: Installation) -> None:
+        self._url = site.database_url
+        self._running = site.program("tests.acceptance.programs:follow")
+
+    def read(self) -> list[tuple[int, int, str, int]]:
+        """(page, position, session, version) of each event, as it came."""
+        *whole, _ = self._running.so_far.out.split("\n")
+        parts = (line.split() for line in whole)
+        return [(int(a), int(b), session, int(c)) for a, b, session, c in parts]
+
+    def catch_up(self) -> None:
+        """Until it has read what stands in the log at this moment."""
+        head = databases.value(self._url, HEAD)
+        wait_until(lambda: self._position() >= head, 60, f"the reader to come to {head}")
+
+    def end(self) -> None:
+        assert self._running.kill().code == KILLED, self._running.so_far.err
+
+    def _position(self) -> int:
+        assert self._running.is_alive, self._running.so_far.err
+        last = self._running.so_far.out.rpartition("\n")[0].rpartition("\n")[2]
+        return int(last.split()[1]) if last else 0
+
+
+class TestFollowed:
+    """A reader beside many processes that write."""
+
+    @pytest.mark.row("G1")
+    def test_a_reader_sees_every_event_once_and_in_order(self, site: Installation) -> None:
+        """Three producers and three imports, which take turns, write at the same time. A producer
+        stops in whatever it is doing and goes on later; another and the imports are killed and
+        begin anew. What the reader saw as the log grew is what stands there in the end."""
+        site.lapse("db", "upgrade")
+        reader = Reader(site)
+        producers = [site.program("tests.acceptance.programs:create_and_say") for _ in range(3)]
+        numbers = (900, 1_000, 1_100)
+        imports = [following(site, number) for number in numbers]
+        told: set[str] = set()
+        for position in range(300, 1_000_000, 300):
+            wait_for(site, HEAD, position, imports[-1])
+            os.kill(producers[0].pid, signal.SIGSTOP)
+            reader.catch_up()  # if it stopped in a transaction, nobody gets past it
+            os.kill(producers[0].pid, signal.SIGCONT)
+            if position == 600:
+                told |= ids_told(producers.pop(1).kill())
+                producers.append(site.program("tests.acceptance.programs:create_and_say"))
+                killed = [one.kill().code == KILLED for one in imports]
+                site.wait(seconds=DEAD_IMPORT)
+                imports = [
+                    following(site, number) if again else one
+                    for one, number, again in zip(imports, numbers, killed, strict=True)
+                ]
+            if not any(one.is_alive for one in imports):
+                break
+        assert [one.wait().document["sessions"] for one in imports] == [*numbers]
+        for producer in producers:
+            told |= ids_told(producer.kill())
+        reader.catch_up()
+        # While the reader lives: SQLite may yet take in what a killed producer had written to the
+        # write-ahead log and was not told of, once nobody has the file open any more.
+        everything = "SELECT position, session_id, version FROM events ORDER BY position"
+        stands_there = databases.rows(site.database_url, everything)
+        reader.end()
+        seen = reader.read()
+        assert [one[1:] for one in seen] == stands_there
+        assert [position for _, position, _, _ in seen] == list(range(1, len(seen) + 1))
+        assert told <= {session for _, _, session, version in seen if version == 1}
+        assert len(told) > 100
+        assert seen[-1][0] > 50, "the log did not grow while it was read"
+        assert_whole(site)
+
+
+def following(site: Installation, number: int) -> Running:
+    """An import of so many visitors, begun."""
+    options = ("--format", "jsonl", "--policy", "web-visit", "--until", "last", "--json")
+    return site.start("ingest", visitors(site.folder, number), *options)
+
+
+def ids_told(answer: Answer) -> set[str]:
+    """What a producer printed before it was killed."""
+    *whole, _ = answer.out.split("\n")
+    return set(whole)
 
 
 class TestHalfWay:
@@ -377,13 +470,14 @@ class TestHalfWay:
 
     @pytest.mark.row("P5.6")
     def test_memory_does_not_grow_with_the_log(self, site: Installation) -> None:
-        """200 MB, among them ten times as many records, take as much memory as a small log: lines
+        """200 MB, among them ten times as many visitors, take as much memory as a small log: lines
         are read, and sessions written, in batches."""
         ingest = ("ingest", "-", "--format", "jsonl", "--policy", "web-visit", "--until", "last")
-        log = Path(visitors(site.folder, 2_100)).read_bytes()
+        few, many = (Path(visitors(site.folder, number)).read_bytes() for number in (2_100, 21_000))
         noise = (bytes(2**20) + b"\n" for _ in range(190))
-        little = site.peak(*ingest, stdin=[log])
-        much = site.peak(*ingest, stdin=chain([log] * 10, noise))
+        little = site.peak(*ingest, stdin=[few])
+        much = site.peak(*ingest, stdin=chain([many], noise))
+        assert databases.value(site.database_url, CREATED) == 23_100
         assert much < 1.2 * little
         assert much < 300_000_000
 

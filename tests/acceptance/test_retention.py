@@ -182,6 +182,7 @@ class TestConfiguration:
     def newest(self, site: Installation, **env: Any) -> dict[str, Any]:
         """The newest version of each policy, after a command that works with this environment."""
         site.wait(minutes=1)
+        site.lapse("db", "upgrade")
         site.lapse("sweep", **env)
         shown = site.ask("policy", "show", **env)
         return {name: versions[-1]["policy"] for name, versions in shown.items()}
@@ -605,6 +606,7 @@ class TestPolicyChange:
             *("policy", "apply", quarter, "--effective-from", f"{DAY}T10:25:04Z"), expect=USAGE
         )
         assert "at least 5 s ahead" in refused.err
+        assert f"the earliest possible time is {at('10:25:05')}" in refused.err
         assert len(site.ask("policy", "show", "reading-room")["reading-room"]) == 1
         site.lapse("policy", "apply", quarter, "--effective-from", f"{DAY}T11:00:00Z")
         site.now = f"{DAY}T10:59:59Z"
@@ -613,10 +615,112 @@ class TestPolicyChange:
         assert only_session(site)["state"] == "expired"
         assert site.ask("sweep")["events"] == {"expired": 1}
 
+    @pytest.mark.row("P1.4")
+    def test_a_change_that_lies_far_ahead_is_in_nobodys_way(
+        self, site: Installation, quarter: str, tmp_path: Path
+    ) -> None:
+        """A later version that takes effect sooner supersedes it: rooms end by that one, on either
+        side of the instant for which the superseded one was meant, which nobody sees again."""
+        longer = tmp_path / "longer.toml"
+        longer.write_text(_rooms(45))
+        record(site, "reading-room", seen("10:00:00", "ann", "library"))
+        site.lapse("policy", "apply", quarter, "--effective-from", f"{DAY}T10:30:00Z")
+        assert only_session(site)["expires_at"] == at("10:30:00")
+        site.now = f"{DAY}T10:20:00Z"
+        answer = site.lapse("policy", "apply", str(longer))
+        assert "version 3 from 2026-11-01T10:20:05Z" in answer.out
+        assert "version 2 from 2026-11-01T10:30:00Z is superseded" in answer.out
+        room = only_session(site)
+        assert (room["expires_at"], room["policy_version"]) == (at("10:45:00"), 3)
+        site.now = f"{DAY}T10:44:59Z"
+        assert "expired" not in site.ask("sweep")["events"]
+        site.now = f"{DAY}T10:45:00Z"
+        assert site.ask("sweep")["events"] == {"expired": 1}
+        assert site.ask("audit", "show", room["id"])["entries"][-1]["policy_version"] == 3
+        assert site.ask("db", "check")["ok"]
+        told = site.ask("policy", "show", "reading-room")["reading-room"]
+        assert [(one["version"], one["superseded"]) for one in told] == [
+            (1, False),
+            (2, True),
+            (3, False),
+        ]
+        shown = site.lapse("policy", "show", "reading-room").out
+        assert "reading-room, version 3, in force since 2026-11-01T10:20:05Z" in shown
+        assert "version 2" not in shown
+
+    def test_a_change_that_lies_ahead_can_be_brought_forward(
+        self, site: Installation, quarter: str
+    ) -> None:
+        """The same policy with an earlier time; without one it is unchanged, with a later one too,
+        since it holds by then."""
+        site.lapse("db", "upgrade")
+        site.lapse("sweep")
+        apply = ("policy", "apply", quarter)
+        for at_time, version in (
+            ("2026-12-01T00:00:00Z", 2),
+            ("2026-12-01T00:00:00Z", None),
+            ("2026-12-24T00:00:00Z", None),
+            (None, None),
+            ("2026-11-23T00:00:00Z", 3),
+        ):
+            when = ("--effective-from", at_time) if at_time else ()
+            applied = site.ask(*apply, *when)["reading-room"]
+            assert applied["version"] == version, at_time
+        shown = site.lapse("policy", "show", "reading-room").out
+        assert "reading-room, version 1, in force since ever" in shown
+        assert "reading-room, version 3, takes effect at 2026-11-23T00:00:00Z" in shown
+        assert "version 2" not in shown
+
+    def test_the_configured_file_itself_can_be_applied_from_a_time_on(
+        self, site: Installation, quarter: str
+    ) -> None:
+        """Edited and applied by hand, the file that LAPSE_POLICY_FILE names does not take effect
+        before the time that was said; commands that come later change nothing about it."""
+        site.environment |= {"LAPSE_POLICY_FILE": quarter}
+        record(site, "reading-room", *LIBRARY)
+        Path(quarter).write_text(_rooms(10))
+        site.lapse("policy", "apply", quarter, "--effective-from", f"{DAY}T11:00:00Z")
+        site.wait(seconds=10)
+        site.lapse("sweep")
+        told = site.ask("policy", "show", "reading-room")["reading-room"]
+        assert [one["effective_from"] for one in told] == [None, at("11:00:00")]
+
+    def test_a_policy_that_is_configured_can_be_shown_before_it_is_recorded(
+        self, site: Installation, tmp_path: Path
+    ) -> None:
+        """Nothing has opened the database with it yet; looking does not record it either."""
+        site.lapse("db", "upgrade")
+        site.lapse("sweep")
+        path = tmp_path / "policies.toml"
+        path.write_text(_rooms(20).replace("reading-room", "study-room"))
+        env: dict[str, Any] = {"LAPSE_POLICY_FILE": str(path)}
+        shown = site.lapse("policy", "show", "study-room", **env).out
+        assert "study-room, configured, not recorded yet" in shown
+        assert "20m" in shown
+        [told] = site.ask("policy", "show", "study-room", **env)["study-room"]
+        assert (told["version"], told["effective_from"]) == (0, None)
+        assert "study-room" in site.ask("policy", "show", **env)
+        assert "study-room" not in site.ask("policy", "show")
+
+    def test_a_policy_is_shown_with_all_of_its_keys(self, site: Installation) -> None:
+        """Not only its rules."""
+        shown = site.lapse("policy", "show", "biometric-coach").out
+        for text in (
+            "biometric-coach, configured, not recorded yet",
+            "concurrent = 10",
+            "avg_stillness = ",
+            "SESSION_TIMEOUT sets rules[0].after",
+            "sweep            15m",
+            "recover          0s",
+            "audit_retention  400d",
+        ):
+            assert text in shown
+
     def test_what_somebody_applied_outlasts_a_restart(
         self, site: Installation, quarter: str
     ) -> None:
         """The preset, which the installation is configured with, does not come back by itself."""
+        site.lapse("db", "upgrade")
         site.lapse("sweep")
         site.wait(minutes=1)
         site.lapse("policy", "apply", quarter)

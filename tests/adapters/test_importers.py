@@ -19,9 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.importers import source as source_module
+from adapters.importers.driver import ClockLease, Job, Report, Target, run
 from adapters.importers.formats import FORMATS, VISITORS, Parser, VisitorBy, read
 from adapters.importers.source import MAX_LINE, Source, SourceError
+from adapters.keyring.plain import PlainKeyring
+from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
+from adapters.presets import preset_text
+from domain.policy import Version, parse
 from domain.records import Activity, Record, Reject, Rejected
+from domain.session import Joined
 from tests.independent import open_format, readers
 from tests.independent.counts import Deed
 
@@ -163,28 +169,60 @@ class TestSource:
             list(read(source, parser("edgar")))
             assert (source.bytes_read, source.lines_read) == (source.size, 23)
 
-    def test_the_fingerprint_is_that_of_the_text(
-        self, tmp_path: Path, standard_input: Callable[[bytes], None]
-    ) -> None:
-        """Packed, plain and piped it is the same source; another first KiB makes it another."""
+    def fingerprint(self, path: Path | str) -> str:
+        with Source(str(path)) as source:
+            return source.fingerprint
+
+    def test_a_file_is_known_by_its_first_line(self, tmp_path: Path) -> None:
+        """Packed or plain, grown or not, it is the same; another first line makes it another."""
         text = b"".join(b"line %d\n" % number for number in range(1000))
         for name, content in {
             "plain": text,
             "packed.gz": gzip.compress(text),
+            "begun": b"line 0",
+            "short": b"line 0\r\n",
             "longer": text + b"more\n",
             "other": b"x" + text,
         }.items():
             (tmp_path / name).write_bytes(content)
-        standard_input(text)
+        plain = self.fingerprint(tmp_path / "plain")
+        for same in ("packed.gz", "begun", "short", "longer"):
+            assert self.fingerprint(tmp_path / same) == plain
+        assert self.fingerprint(tmp_path / "other") != plain
 
-        def fingerprint(path: str) -> str:
-            with Source(path) as source:
-                return source.fingerprint
+    def test_logs_that_share_their_header_are_told_apart(self, tmp_path: Path) -> None:
+        """Every day of EDGAR's begins with the same line; what comes behind it counts."""
+        path = tmp_path / "log.csv"
+        found = []
+        for rows in (
+            b"",
+            b"1.2.3.abc,2003-02-20",
+            b"1.2.3.abc,2003-02-20\n2",
+            b"1.2.3.abc,2003-02",
+        ):
+            path.write_bytes(b"ip,date,time,zone\n" + rows)
+            found.append(self.fingerprint(path))
+        assert found[1] == found[2]
+        assert len(set(found)) == 3
 
-        plain = fingerprint(f"{tmp_path}/plain")
-        assert plain == fingerprint(f"{tmp_path}/packed.gz") == fingerprint("-")
-        assert plain == fingerprint(f"{tmp_path}/longer")
-        assert plain != fingerprint(f"{tmp_path}/other")
+    def test_a_very_long_first_line_is_known_by_its_beginning(self, tmp_path: Path) -> None:
+        """No more of it is ever kept."""
+        path = tmp_path / "log"
+        path.write_bytes(b"a" * 5 * MAX_LINE)
+        before = self.fingerprint(path)
+        path.write_bytes(b"a" * 6 * MAX_LINE + b"\nb\n")
+        assert self.fingerprint(path) == before
+
+    def test_piped_logs_are_known_by_their_first_kib(
+        self, standard_input: Callable[[bytes], None]
+    ) -> None:
+        """They have no path to tell one from another that begins with the same line."""
+        found = []
+        for text in (b"one\ntwo\n", b"one\nthree\n", b"one\n" * 256, b"one\n" * 256 + b"two\n"):
+            standard_input(text)
+            found.append(self.fingerprint("-"))
+        assert found[2] == found[3]
+        assert len(set(found)) == 3
 
     def test_names(self, tmp_path: Path) -> None:
         """A packed room is the same room."""
@@ -273,6 +311,96 @@ class TestSource:
             resumed = list(read(source, parser("irc", file=source.name), skip=1))
         assert resumed == every_record(path, "irc")[1:]
         assert resumed[0].line == 2
+
+
+class Importing:
+    """The same file imported again and again into one log, as a nightly job does."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+        self._store = MemoryStore()
+        self.log = MemoryLog(self._store, lambda: 0)
+        self.rejected: list[tuple[int, int, str]] = []
+
+    def __call__(self) -> Report:
+        policy = next(iter(parse(preset_text("web-visit"), {}).values()))
+        target = Target(
+            self.log,
+            MemoryVault(self._store),
+            PlainKeyring(),
+            lambda: {policy.name: (Version(1, 0, policy),)},
+            policy.name,
+            ClockLease(self.log, "import", lambda: 0),
+            "import",
+            at("2026-01-01T00:00:00+00:00"),
+            on_reject=lambda *rejected: self.rejected.append(rejected),
+        )
+        job = Job([str(self._path)], "common", VisitorBy.HOST)
+        [report] = run(job, [target], lambda now: now, lambda *_: None)
+        return report
+
+    def visitors(self) -> int:
+        """How many ever came."""
+        return sum(isinstance(one.event, Joined) for one in self.log.read(0, 1_000))
+
+
+def visits(*hosts: str) -> bytes:
+    """Lines of a web server's log, a second apart; the last one without its line feed."""
+    return b"\n".join(
+        f'{host} - - [09/Jul/1995:00:00:{second:02} -0400] "GET / HTTP/1.0" 200 1'.encode()
+        for second, host in enumerate(hosts)
+    )
+
+
+class TestGrowingFiles:
+    """What an import reads of a file that somebody still writes."""
+
+    def test_only_what_is_new_is_read(self, tmp_path: Path) -> None:
+        """From its first two lines on, as from any place later."""
+        path = tmp_path / "access.log"
+        again = Importing(path)
+        for hosts in (["a", "b"], ["a", "b", "c"], [*"abcdefghijklmnopqrstuvwxyz"]):
+            path.write_bytes(visits(*hosts) + b"\n")
+            report = again()
+            assert (report.lines, again.visitors()) == (len(hosts), len(hosts))
+
+    def test_a_half_written_line_is_read_when_it_is_whole(self, tmp_path: Path) -> None:
+        """Until then it is reported and nothing of it is kept, however often it is met."""
+        path = tmp_path / "access.log"
+        again = Importing(path)
+        path.write_bytes(visits("a", "b", "c")[:-30])
+        for attempt in (1, 2):
+            report = again()
+            assert (report.lines, report.rejected, again.visitors()) == (3, 1, 2)
+            assert report.rejects == again.rejected[-1:] == [(1, 3, str(Reject.NO_MATCH))]
+            assert len(again.rejected) == attempt
+        path.write_bytes(visits("a", "b", "c", "d") + b"\n")
+        report = again()
+        assert (report.lines, report.rejected, again.visitors()) == (4, 0, 4)
+
+    def test_a_whole_line_is_read_without_its_line_feed(self, tmp_path: Path) -> None:
+        """Many logs end so. The line feed that comes later makes no second line of it."""
+        path = tmp_path / "access.log"
+        again = Importing(path)
+        for content, lines in (
+            (visits("a"), 1),
+            (visits("a") + b"\n", 1),
+            (visits("a", "b"), 2),
+            (visits("a", "b", "c"), 3),
+        ):
+            path.write_bytes(content)
+            report = again()
+            assert (report.lines, report.rejected, again.visitors()) == (lines, 0, lines)
+
+    def test_what_a_pipe_ends_with_is_all_there_will_be(
+        self, standard_input: Callable[[bytes], None]
+    ) -> None:
+        """A half line of it is a bad one, counted once."""
+        again = Importing("-")
+        standard_input(visits("a", "b")[:-30])
+        assert (again().rejected, again.visitors()) == (1, 1)
+        standard_input(visits("a", "b")[:-30])
+        assert (again().rejected, len(again.rejected)) == (1, 1)
 
 
 COMMON = '{host} - - [{time}] "{request}" 200 6245'

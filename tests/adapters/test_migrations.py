@@ -34,7 +34,7 @@ def test_migrations_replayed_from_nothing_give_the_metadata_in_code(engines: Eng
     upgrade(engines)
     with engines.write() as connection:
         context = MigrationContext.configure(connection)
-        differences = compare_metadata(context, [log_metadata, projection_metadata])
+        differences = compare_metadata(context, [log_metadata, projection_metadata])  # type: ignore[arg-type]
     assert differences == []
 
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from threading import Event
+from typing import Any
 
 import pytest
+import stamina
+from structlog.testing import capture_logs
 
 from adapters.keyring.plain import PlainKeyring
 from adapters.log.engine import StoreUnavailable
@@ -109,6 +112,36 @@ def test_a_store_that_fails_is_tried_again(town: Town, monkeypatch: pytest.Monke
     assert not town.expired(session.id)
     town.ticker.tick()
     assert town.expired(session.id)
+
+
+@pytest.mark.parametrize("failures, done_first", [(2, 3), (3, 1)])
+def test_what_was_swept_before_a_failure_is_counted_once(
+    town: Town, monkeypatch: pytest.MonkeyPatch, failures: int, done_first: int
+) -> None:
+    """A batch that fails is tried three times in all. Whatever comes of it, the ones before it are
+    logged and counted, and the next tick adds what was left."""
+    for _ in range(3):
+        town.sessions.create("room", TEN, "producer")
+    town.now = TEN + HOUR
+    ticker = Ticker(town.log, town.policies, lambda: town.now, "me", batch=1)
+    batches, sweep = iter([False] + [True] * failures), town.log.sweep
+
+    def sweep_or_fail(*arguments: Any) -> SweepCount:
+        if next(batches, False):
+            raise StoreUnavailable("the database cannot be reached")
+        return sweep(*arguments)
+
+    monkeypatch.setattr(town.log, "sweep", sweep_or_fail)
+    with stamina.set_testing(True, attempts=3), capture_logs() as logged:
+        ticker.tick()
+    counts = [(one["due"], one["done"]) for one in logged if one.get("operation") == "sweep"]
+    assert counts == [(done_first, done_first)]
+    assert ticker.swept.done == done_first
+    failed = [one["result"] for one in logged if one["log_level"] == "error"]
+    assert failed == (["StoreUnavailable"] if done_first < 3 else [])
+    ticker.tick()
+    assert (ticker.swept.due, ticker.swept.done) == (3, 3)
+    assert ticker.swept.events == {"session.expired.v1": 3}
 
 
 def test_while_an_import_holds_the_clock_sweeps_wait(town: Town) -> None:

@@ -58,11 +58,6 @@ def compared(name: str, ours: Figure, peer: Figure, bar: float | None = None) ->
     return Row(name, ours.median, peer.median, ratio, bar, good, spread)
 
 
-def measured(name: str, ours: Figure) -> Row:
-    """A figure that nothing was promised of."""
-    return Row(name, ours.median, None, None, None, True, ours.spread)
-
-
 def required(name: str, ours: Figure, least: float) -> Row:
     """Ours against a figure that was promised."""
     ratio = ours.median / least

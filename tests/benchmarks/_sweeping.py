@@ -19,7 +19,7 @@ from domain.session import Expired
 from domain.use_cases.sweep import sweep
 from tests.benchmarks._ours import START, lapse_on
 from tests.benchmarks._population import populate, settle
-from tests.benchmarks._report import Row, alike, measured, required
+from tests.benchmarks._report import Row, alike, compared, required
 from tests.benchmarks._rounds import in_turns
 from tests.benchmarks._scale import Scale
 from tests.servers import PostgresServer
@@ -49,8 +49,8 @@ def sweeping(scale: Scale, server: PostgresServer) -> Iterator[Row]:
     what = f"PostgreSQL, expiries/s over {scale.due:,} due"
     beside = f"beside {scale.alive:,} alive"
     yield required(f"{what}, {beside}, two processes (peer: promised)", figures["two"], PROMISED)
-    yield measured(f"{what}, {beside}, one process", figures["few"])
-    yield measured(f"{what}, {beside}, two threads of one process", figures["threads"])
+    yield compared(f"{what}, {beside}, two processes (peer: one)", figures["two"], figures["few"])
+    yield compared(f"{what}, {beside}, two threads (peer: one)", figures["threads"], figures["few"])
     yield alike(
         f"{what}, beside {scale.crowd:,} alive (peer: {beside}; must be the same)",
         figures["many"],

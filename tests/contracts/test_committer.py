@@ -137,7 +137,7 @@ def test_an_author_who_waited_is_served_when_there_is_room(store: Store) -> None
     ):
         hold_the_next_batch(store, committer)
         answers = [
-            authors.submit(lambda unit=unit: committer.submit(unit).result(10))
+            authors.submit(lambda waiting: committer.submit(waiting).result(10), unit)
             for unit in (2, 3, 4)
         ]
         store.gate.set()
@@ -221,7 +221,11 @@ def test_a_failing_callback_harms_nobody_else(
     loop = asyncio.new_event_loop()
     loop.close()
     hold_the_next_batch(store, committer)
-    committer.submit(2, lambda _: loop.call_soon_threadsafe(print))
+
+    def call_back(_: object) -> None:
+        loop.call_soon_threadsafe(print)
+
+    committer.submit(2, call_back)
     other = committer.submit(3)
     store.gate.set()
     assert other.result(10) == 30

@@ -271,3 +271,16 @@ def test_a_commit_wakes_listeners_of_this_and_of_other_instances(database_url: s
         far.close()
         assert faraway.is_set(), "closing wakes whoever still waits"
         near.close()
+
+
+def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """The WAL, too. A file that is there keeps the mode its owner gave it."""
+    for path, mode in ((tmp_path / "new.db", 0o600), (tmp_path / "old.db", 0o640)):
+        if mode == 0o640:
+            path.touch(mode=0o640)
+            path.chmod(0o640)
+        with closing(open_engines(f"sqlite:///{path}")) as engines:
+            with engines.write() as connection:
+                connection.exec_driver_sql("CREATE TABLE t (n integer)")
+            for file in tmp_path.glob(f"{path.name}*"):
+                assert file.stat().st_mode & 0o777 == mode, file.name

@@ -406,3 +406,35 @@ def test_a_simulation_seals_nothing_and_can_be_repeated() -> None:
     assert first.seal_identity(subject, "session", "token", ADA) == (b"", b"")
     with pytest.raises(SealBroken):
         first.open_identity(subject, "session", "token", b"", b"")
+
+
+def test_a_key_file_with_another_lookup_secret_is_refused(
+    sql_store: SqlStore, folder: Path
+) -> None:
+    """Nobody would be found again, and everybody would get a second session."""
+    open_keyring(sql_store.engines, folder, None)
+    path = key_file(folder)
+    path.write_bytes(changed_field("lookup_secret", "00" * 32)(path.read_bytes()))
+    with pytest.raises(KeyUnavailable, match="lookup secret"):
+        open_keyring(sql_store.engines, folder, None)
+
+
+def test_a_key_file_that_is_a_link_is_refused(
+    tmp_path: Path, folder: Path, file_keyring: FileKeyring
+) -> None:
+    """It could lead to where the database lies."""
+    path = key_file(folder)
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(elsewhere)
+    with pytest.raises(KeyUnavailable):
+        read_key_file(folder, STORE)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_key_folder_others_may_write_is_refused(
+    folder: Path, file_keyring: FileKeyring, mode: int
+) -> None:
+    """They could put another file in its place."""
+    folder.chmod(mode)
+    with pytest.raises(KeyUnavailable, match="chmod 700"):
+        read_key_file(folder, STORE)

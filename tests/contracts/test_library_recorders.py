@@ -6,11 +6,11 @@ one batch, two instances that process the same position, a server that ends sess
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import psycopg2
@@ -18,6 +18,7 @@ import pytest
 from eventsourcing.persistence import (
     InfrastructureFactory,
     IntegrityError,
+    Notification,
     OperationalError,
     StoredEvent,
     Tracking,
@@ -38,6 +39,8 @@ from adapters.log.recorder import (
 )
 from tests.contracts.writers import append_from_processes
 from tests.servers import PostgresServer
+
+Runner = TypeVar("Runner")
 
 
 def create_factory(url: str, name: str = "tested", **environment: str) -> Factory:
@@ -335,7 +338,7 @@ def test_a_reader_beside_sixteen_writing_processes_misses_and_reorders_nothing(
     """Whatever commits late or rolls back, the reader sees each acknowledged event once, in order
     of position, and no position is ever skipped."""
     writing = append_from_processes(database_url, "tested", writers=16, appends=40, seed=20261122)
-    seen = []
+    seen: list[Notification] = []
     with writing:
         while True:
             ended = writing.poll() is not None
@@ -436,14 +439,11 @@ def test_of_two_instances_tracking_the_same_position_exactly_one_wins(database_u
     """Two instances of a projection process the same events at the same time."""
     with closing(create_factory(database_url)) as one, closing(create_factory(database_url)) as two:
         recorders = [one.tracking_recorder(), two.tracking_recorder()]
-        won = race(
-            [
-                lambda position, recorder=recorder: recorder.insert_tracking(
-                    Tracking("upstream", position)
-                )
-                for recorder in recorders
-            ]
-        )
+
+        def track(recorder: TrackingRecorder, position: int) -> None:
+            recorder.insert_tracking(Tracking("upstream", position))
+
+        won = race(recorders, track)
     assert won == [1] * 50
 
 
@@ -454,28 +454,27 @@ def test_of_two_instances_processing_the_same_event_exactly_one_records_its_own(
     """The loser's events are not recorded either."""
     with closing(create_factory(database_url)) as one, closing(create_factory(database_url)) as two:
         recorders = [one.process_recorder(), two.process_recorder()]
-        won = race(
-            [
-                lambda position, recorder=recorder: recorder.insert_events(
-                    [event()], tracking=Tracking("upstream", position)
-                )
-                for recorder in recorders
-            ]
-        )
+
+        def record(recorder: ProcessRecorder, position: int) -> None:
+            recorder.insert_events([event()], tracking=Tracking("upstream", position))
+
+        won = race(recorders, record)
         assert won == [1] * 50
         assert positions_of(recorders[0]) == list(range(1, 51))
 
 
-def race(runners: list[Callable[[int], object]], rounds: int = 50) -> list[int]:
+def race(
+    runners: Sequence[Runner], run_once: Callable[[Runner, int], None], rounds: int = 50
+) -> list[int]:
     """How many runners got through, per round; all start each round together."""
     start = threading.Barrier(len(runners))
 
-    def run(runner: Callable[[int], object]) -> list[bool]:
+    def run(runner: Runner) -> list[bool]:
         got_through = []
         for number in range(1, rounds + 1):
             start.wait()
             try:
-                runner(number)
+                run_once(runner, number)
             except IntegrityError:
                 got_through.append(False)
             else:
@@ -585,7 +584,7 @@ def test_closing_leaves_no_thread_behind(database_url: str) -> None:
     recorder.insert_events([event()])
     assert next(subscription).id == 1
     factory.close()
-    subscription._pull_thread.join(5)
+    subscription._pull_thread.join(5)  # type: ignore[attr-defined]
     assert set(threading.enumerate()) <= before
     with pytest.raises(OperationalError):
         recorder.insert_events([event()])

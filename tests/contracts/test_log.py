@@ -387,6 +387,19 @@ def test_command_ids_are_forgotten_after_a_day(store: Store) -> None:
     assert store.row_counts()["commands"] == 0
 
 
+def test_it_is_known_which_commands_happened(store: Store) -> None:
+    """To every instance, also if the command found nothing to do; a refused one did not happen."""
+    other = store.another()
+    assert not store.log.is_known(b"create")
+    store.log.submit(opening("a", command=b"create"), TEN)
+    with pytest.raises(SessionExists):
+        store.log.submit(opening("a", command=b"refused"), TEN)
+    known = {command: other.is_known(command) for command in (b"create", b"refused", b"creat")}
+    assert known == {b"create": True, b"refused": False, b"creat": False}
+    store.log.forget_commands(DAY)
+    assert not other.is_known(b"create")
+
+
 def test_the_same_command_twice_in_a_batch_is_written_once(store: Store) -> None:
     """The second author asks again, and then learns the answer of the first."""
     answers = store.log.append([opening("a", command=b"c"), opening("b", command=b"c")], TEN)

@@ -5,13 +5,14 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import pytest
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.log.engine import open_engines
+from adapters.log.engine import StoreUnavailable, open_engines
 from adapters.log.event_log import SqlLog
 from adapters.log.transcoder import encode_event
 from domain.errors import CorruptEvent, CorruptState, LapseError, StoreError
@@ -394,6 +395,43 @@ def test_a_heartbeat_that_was_answered_before_the_decision_counts(
             gate.exec_driver_sql("SELECT pg_advisory_unlock(1)")
     assert sweep.finished() == SweepCount(due=1, rearmed=1, events={})
     assert store.log.find(["a"])["a"].session.live
+
+
+# -- one author after another ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_round_that_fails_leaves_the_answers_of_those_before(
+    sql_store: SqlStore, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Three appends to one session take three transactions of one batch. Who was written is told
+    so, whoever was not is told why; only if nobody was, the whole batch failed."""
+    log = sql_log(sql_store)
+    begun = opening("a")
+    second = seen(begun, TEN + 1)
+    units = [(append, TEN) for append in (begun, opening("b"), second, seen(second, TEN + 2))]
+    write, rounds = log._in_one_transaction, count(1)
+
+    def write_until_it_fails(*arguments: Any) -> Any:
+        if next(rounds) >= failing:
+            raise StoreUnavailable("the connection broke")
+        return write(*arguments)
+
+    monkeypatch.setattr(log, "_in_one_transaction", write_until_it_fails)
+    if failing == 1:
+        with pytest.raises(StoreUnavailable):
+            log._write_units(units)
+        assert log.head() == 0
+        return
+    answers = log._write_units(units)
+    assert answers[:failing] == [Appended("a", 1), Appended("b", 1), Appended("a", 2)][:failing]
+    assert [type(answer) for answer in answers[failing:]] == [StoreUnavailable] * (4 - failing)
+    assert log.head() == failing
+
+
+def sql_log(store: SqlStore) -> SqlLog:
+    assert isinstance(store.log, SqlLog)
+    return store.log
 
 
 # -- lost connections (PostgreSQL) ------------------------------------------------------------

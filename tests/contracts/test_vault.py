@@ -265,6 +265,45 @@ def test_two_new_names_between_two_commits(store: Store) -> None:
     assert store.vault.tokens(list(product(["a"], names))).keys() == {("a", EVE.lookup)}
 
 
+def test_identities_come_in_pages_in_order_of_token(store: Store) -> None:
+    """Participants of this session only, from behind a token on; who left is still one."""
+    people = [person(name) for name in ("eve", "ada", "dan", "bob", "cat")]
+    enter(store, "a", *people)
+    enter(store, "b", person("zoe"))
+    change(store, "a", left={token(people[2]): TEN + 1})
+    owner = admission(person("host"), "token-of-the-host", role="owner", joined_at=None)
+    change(store, "a", admitted=(owner,))
+    tokens = sorted(token(one) for one in people)
+
+    def page(after: str, limit: int) -> list[str]:
+        return [one.member.token for one in store.vault.identities("a", after, limit)]
+
+    assert page("", 2) == tokens[:2]
+    assert page(tokens[1], 2) == tokens[2:4]
+    assert page(tokens[3], 2) == tokens[4:]
+    assert page(tokens[4], 2) == []
+    assert page("", 100) == tokens
+    assert list(store.vault.identities("nowhere", "", 100)) == []
+    [dan] = [one for one in store.vault.identities("a", "", 9) if one.member.left_at is not None]
+    assert dan.subject == known(people[2])
+
+
+def test_identities_show_the_name_of_now(store: Store) -> None:
+    """Whoever was Ada and is Bob stands there once; back as Ada, as Ada."""
+    enter(store, "a", ADA, EVE)
+    ada, bob = (token(ADA), ADA.lookup), (token(ADA), BOB.lookup)
+
+    def names() -> dict[str, bytes]:
+        found = store.vault.identities("a", "", 9)
+        assert len(found) == 2
+        return {one.member.token: one.subject.lookup for one in found}
+
+    change(store, "a", admitted=(another_name(BOB, of=ADA),), retired=(ada,))
+    assert names() == {token(ADA): BOB.lookup, token(EVE): EVE.lookup}
+    change(store, "a", admitted=(another_name(known(ADA), of=ADA),), retired=(bob,))
+    assert names() == {token(ADA): ADA.lookup, token(EVE): EVE.lookup}
+
+
 def test_the_sources_name_leads_to_the_session(store: Store) -> None:
     """To the newest that had it, while that lives."""
     room, other = b"lookup of a room", b"lookup of another room"

@@ -254,8 +254,13 @@ def test_the_reference_has_every_option(name: str, command: Any) -> None:
     options = [one for one in command.params if one.param_type_name == "option"]
     assert documented == {option.opts[0]: default_of(option) for option in options}
     arguments = [one for one in command.params if one.param_type_name == "argument"]
-    metavars = [one.metavar for one in arguments]
-    assert code(heading)[0] == " ".join(["lapse", name, *metavars])
+    assert code(heading)[0] == " ".join(["lapse", name, *map(written, arguments)])
+
+
+def written(argument: Any) -> str:
+    """An argument in a heading: several are `FILE...`, one that may be missing is `[NAME]`."""
+    several = "..." if argument.nargs == -1 else ""
+    return f"{argument.metavar}{several}" if argument.required else f"[{argument.metavar}]"
 
 
 def default_of(option: Any) -> str:

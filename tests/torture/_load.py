@@ -86,8 +86,9 @@ class TellingLog(SqlLog):
         bookmark: Bookmark | None = None,
         *,
         together: bool = False,
+        holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
-        answers = super().append(appends, now, bookmark, together=together)
+        answers = super().append(appends, now, bookmark, together=together, holder=holder)
         for answer in answers:
             if isinstance(answer, Appended):
                 self._tell(answer.session_id, answer.version)

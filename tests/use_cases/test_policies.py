@@ -7,6 +7,7 @@ import pytest
 from domain.errors import EffectiveTooSoon, PolicyUnknown
 from domain.policy import DAY, HOUR, MINUTE, NOTICE, SECOND, RetentionPolicy, parse
 from domain.use_cases import policies as use_case
+from domain.use_cases.policies import SETTLES, PolicyBook
 from tests.use_cases.conftest import App
 
 TEN = 10 * HOUR
@@ -114,6 +115,33 @@ def test_re_arming_goes_on_where_it_stopped(app: App) -> None:
     steps = rearmed(app, TEN)
     assert next(steps) == 3
     assert sum(rearmed(app, TEN)) == 0
+
+
+def test_who_heard_late_of_a_version_is_re_armed_once_it_is_settled(app: App) -> None:
+    """An instance that has not read policies again begins a session by the old version after
+    everybody was re-armed; the next run, once all must know, finds it, and then there is rest."""
+    elsewhere = app.store.another()
+    version = use_case.apply(elsewhere, room("5m"), TEN, A)
+    assert version is not None
+    informed = PolicyBook(elsewhere)
+    took_effect = version.effective_from
+
+    def rearm(now: int) -> list[int]:
+        return list(use_case.rearm(elsewhere, "room", informed.refresh()["room"], now))
+
+    assert rearm(TEN + SECOND) == []
+    began = took_effect + SECOND
+    session = app.sessions.create("room", began, A)
+    assert app.policies.known["room"][-1].number == 1
+    assert app.store.log.next_due() == began + 50 * MINUTE
+    settled = took_effect + SETTLES
+    assert rearm(settled) == [1]
+    assert app.store.log.next_due() == began + 5 * MINUTE
+    assert rearm(settled + SECOND) == []
+    app.sweep(began + 5 * MINUTE)
+    expired = app.events(session.id)[-1]
+    assert expired.TOPIC == "session.expired.v1"
+    assert (expired.effective_at, expired.policy_version) == (began + 5 * MINUTE, 2)  # type: ignore[attr-defined]
 
 
 def test_the_configuration_does_not_undo_what_was_applied_by_hand(app: App) -> None:

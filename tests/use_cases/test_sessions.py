@@ -6,6 +6,7 @@ import pytest
 
 from domain.errors import (
     LimitReached,
+    OnHold,
     ParticipantUnknown,
     PolicyUnknown,
     SessionErased,
@@ -14,7 +15,7 @@ from domain.errors import (
     SessionNotFound,
 )
 from domain.policy import DAY, HOUR, MINUTE
-from domain.session import Expired, Failure, Ground, Phase
+from domain.session import Erased, Expired, Failure, Ground, Phase, Scope
 from tests.use_cases.conftest import App
 
 TEN = 10 * HOUR
@@ -86,6 +87,76 @@ def test_a_create_with_a_key_happens_once(app: App) -> None:
     app.sweep(TEN + 3 * DAY)
     with pytest.raises(SessionErased):
         app.sessions.create("room", TEN + 3 * DAY, A, key="order-7")
+
+
+def test_a_command_with_a_key_happens_once(app: App) -> None:
+    """For the same actor and session, whatever it carries; without a key it happens each time."""
+    session = app.sessions.create("room", TEN, A)
+    other = app.sessions.create("room", TEN, A)
+    first = app.sessions.store(session.id, 2, 300, TEN + 1, A, key="upload-1")
+    again = app.sessions.store(session.id, 2, 300, TEN + MINUTE, A, key="upload-1")
+    assert (first.session.version, again.session.version) == (2, 2)
+    assert app.told(session.id) == ["created", "stored"]
+    app.sessions.store(session.id, 2, 300, TEN + 2, A, key="upload-2")
+    app.sessions.store(session.id, 2, 300, TEN + 3, "somebody-else", key="upload-1")
+    app.sessions.store(session.id, 2, 300, TEN + 4, A)
+    app.sessions.store(session.id, 2, 300, TEN + 5, A)
+    assert app.told(session.id) == ["created"] + ["stored"] * 5
+    app.sessions.store(other.id, 2, 300, TEN + 1, A, key="upload-1")
+    assert app.told(other.id) == ["created", "stored"]
+
+
+def test_a_command_with_a_key_happens_once_under_threads(app: App) -> None:
+    """Eight retries at the same time are one upload."""
+    session = app.sessions.create("room", TEN, A)
+    with ThreadPoolExecutor(8) as threads:
+        views = list(
+            threads.map(
+                lambda _: app.sessions.store(session.id, 1, 9, TEN + 1, A, key="upload-1"), range(8)
+            )
+        )
+    assert {view.session.version for view in views} == {2}
+    assert app.told(session.id) == ["created", "stored"]
+
+
+def test_erased_on_demand_is_erased_at_once(app: App) -> None:
+    """Long before any rule asks for it, with all that is known of people; again changes nothing."""
+    session = app.sessions.create("room", TEN, A, owner="host")
+    app.sessions.join(session.id, "guest", TEN, A)
+    app.sessions.erase(session.id, TEN + MINUTE, A)
+    erased = app.events(session.id)[-1]
+    assert isinstance(erased, Erased)
+    assert (erased.effective_at, erased.scope, erased.rule) == (
+        TEN + MINUTE,
+        Scope.EVERYTHING,
+        "request",
+    )
+    assert app.left_of_people() == {}
+    assert app.store.log.live("room") == 0
+    told = app.told(session.id)
+    with pytest.raises(SessionErased) as refusal:
+        app.sessions.erase(session.id, TEN + HOUR, A)
+    assert refusal.value.erased_at == TEN + MINUTE
+    assert app.told(session.id) == told
+    assert app.sweep(TEN + 9 * DAY).due == 0
+
+
+def test_nothing_is_erased_on_demand_while_a_hold_stands(app: App) -> None:
+    """The refusal says until when; once it is released, or over, the demand is met."""
+    released, ended = (app.sessions.create("room", TEN, A).id for _ in range(2))
+    app.sessions.join(released, "guest", TEN, A)
+    for one, until in ((released, None), (ended, TEN + 10 * MINUTE)):
+        app.sessions.hold(one, "h1", Ground.LEGAL_CLAIM, until, TEN, A)
+        with pytest.raises(OnHold) as refusal:
+            app.sessions.erase(one, TEN + MINUTE, A)
+        assert (refusal.value.session_id, refusal.value.until) == (one, until)
+        assert app.told(one)[-1] == "held"
+    assert app.left_of_people()
+    app.sessions.release(released, "h1", TEN + 2 * MINUTE, A)
+    app.sessions.erase(released, TEN + 3 * MINUTE, A)
+    app.sessions.erase(ended, TEN + 10 * MINUTE, A)
+    assert app.told(released)[-1] == app.told(ended)[-1] == "erased"
+    assert app.left_of_people() == {}
 
 
 def test_a_limit_is_refused_by_name_and_frees_itself(app: App) -> None:

@@ -1,0 +1,66 @@
+"""Sessions and what belongs to them as JSON: the names that outside programs rely on."""
+
+from typing import Any
+
+from adapters.clock import format_instant
+from domain.policy import Version, to_document
+from domain.ports import Member, Recorded
+from domain.session import Event, Session
+from domain.timeline import Forecast
+
+_COLUMNS = ("originator_id", "originator_version", "effective_at")
+
+
+def session_document(session: Session, last_seen: int, ahead: Forecast) -> dict[str, Any]:
+    """A session as it is, with what awaits it: which rule ends it, and when."""
+    return {
+        "id": session.id,
+        "policy": session.policy,
+        "policy_version": ahead.policy_version or session.policy_version,
+        "state": str(session.phase),
+        "tier": str(session.tier),
+        "created_at": format_instant(session.created_at),
+        "last_seen_at": format_instant(max(session.last_seen_at, last_seen)),
+        "participants": session.present,
+        "expires_at": format_instant(ahead.expires_at),
+        "erases_at": format_instant(ahead.erases_at),
+        "rule": ahead.rule,
+        "held": bool(session.holds),
+        "version": session.version,
+    }
+
+
+def member_document(member: Member) -> dict[str, Any]:
+    """A participant, known by a token only."""
+    return {
+        "token": member.token,
+        "joined_at": format_instant(member.joined_at),
+        "last_seen_at": format_instant(member.last_seen_at),
+        "left_at": format_instant(member.left_at),
+    }
+
+
+def event_document(recorded: Recorded) -> dict[str, Any]:
+    """An event of the log with its place there. Times in `data` are microseconds, as stored."""
+    event = recorded.event
+    fields = {name: value for name, value in vars(event).items() if name not in _COLUMNS}
+    return {
+        "partition": recorded.partition,
+        "position": recorded.position,
+        "event": event.TOPIC.split(".")[1],
+        "topic": event.TOPIC,
+        "session": event.originator_id if isinstance(event, Event) else None,
+        "version": event.originator_version,
+        "effective_at": format_instant(event.effective_at),
+        "recorded_at": format_instant(recorded.recorded_at),
+        "data": fields,
+    }
+
+
+def version_document(version: Version) -> dict[str, Any]:
+    """One version of a policy. `effective_from` is null for the first: it holds since ever."""
+    return {
+        "version": version.number,
+        "effective_from": format_instant(version.effective_from or None),
+        "policy": to_document(version.policy),
+    }

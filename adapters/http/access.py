@@ -1,0 +1,131 @@
+"""Who may do what: one table, asked for every request, and closed where it says nothing.
+
+`tests/adapters/http/test_access.py` walks the OpenAPI document along it, and
+docs/reference/http-access.md shows it.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import Depends, Request, WebSocket
+from starlette.requests import HTTPConnection
+
+from adapters.http.problems import Refused
+from adapters.http.tokens import Principal, Role, TokenInvalid, Tokens
+
+PUBLIC: frozenset[Role] = frozenset()
+"""Answers without a token."""
+
+_P, _S, _A = Role.PRODUCER, Role.SUBSCRIBER, Role.AUDITOR
+_V, _O, _ADMIN, _IN = Role.PRIVACY, Role.OPERATOR, Role.ADMIN, Role.PARTICIPANT
+
+_ONE = "/v1/sessions/{session_id}"
+ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
+    key: roles | {_ADMIN} if roles else PUBLIC
+    for key, roles in {
+        ("GET", "/health/live"): PUBLIC,
+        ("GET", "/health/ready"): PUBLIC,
+        ("GET", "/openapi.json"): PUBLIC,
+        ("GET", "/metrics"): frozenset({_O}),
+        ("POST", "/v1/sessions"): frozenset({_P}),
+        ("GET", "/v1/sessions"): frozenset({_P, _O, _A}),
+        ("POST", "/v1/sessions/search"): frozenset({_P, _V}),
+        ("GET", _ONE): frozenset({_P, _O, _A, _IN}),
+        ("DELETE", _ONE): frozenset({_P, _V}),
+        ("GET", f"{_ONE}/expiry"): frozenset({_P, _O, _A, _IN}),
+        ("GET", f"{_ONE}/participants"): frozenset({_P, _IN}),
+        ("POST", f"{_ONE}/participants"): frozenset({_P}),
+        ("POST", f"{_ONE}/seen"): frozenset({_P, _IN}),
+        ("POST", f"{_ONE}/leave"): frozenset({_P, _IN}),
+        ("POST", f"{_ONE}/complete"): frozenset({_P}),
+        ("POST", f"{_ONE}/fail"): frozenset({_P}),
+        ("POST", f"{_ONE}/extend"): frozenset({_P, _IN}),
+        ("POST", f"{_ONE}/recover"): frozenset({_P}),
+        ("GET", f"{_ONE}/events"): frozenset({_P, _S, _A}),
+        ("POST", f"{_ONE}/invites"): frozenset({_P}),
+        ("POST", "/v1/invites/redeem"): frozenset({_P, Role.INVITE}),
+        ("GET", f"{_ONE}/watch"): frozenset({_P, _S, _IN}),
+        ("POST", f"{_ONE}/progress"): frozenset({_P}),
+        ("GET", "/v1/events/stream"): frozenset({_S, _A}),
+        ("POST", "/v1/seen"): frozenset({_P}),
+        ("GET", "/v1/events"): frozenset({_S, _A}),
+        ("GET", "/v1/statistics"): frozenset({_P, _S, _A, _O}),
+        ("GET", "/v1/policies"): frozenset({_P, _S, _A, _O, _V}),
+        ("GET", "/v1/policies/{name}"): frozenset({_P, _S, _A, _O, _V}),
+        ("PUT", "/v1/policies/{name}"): frozenset({_O}),
+        ("POST", "/v1/policies/{name}/impact"): frozenset({_O}),
+        ("GET", "/v1/audit/requests"): frozenset({_A, _V}),
+        ("GET", "/v1/audit/sessions/{session_id}"): frozenset({_A, _V}),
+    }.items()
+}
+
+
+def authorize(request: Request) -> Principal | None:
+    """Who asks, if they may. None: the path is public. Raises Refused with 401 or 403."""
+    route = request.scope["route"].path
+    roles = ACCESS.get((request.method, route))
+    if roles is not None and not roles:
+        return None
+    principal = _principal(request)
+    request.state.principal = principal
+    if roles is None or principal.role not in roles:
+        raise forbidden(f"the role {principal.role} may not do this")
+    of = request.path_params.get("session_id", principal.session)
+    if principal.session not in (None, of):
+        raise forbidden("this token is for another session")
+    return principal
+
+
+def principal_of_socket(socket: WebSocket, path: str) -> Principal:
+    """Who asks for a WebSocket, if they may. A browser cannot send the header, so the token may
+    come as a subprotocol, `bearer.TOKEN`; never in the URL, which is logged on its way."""
+    offered = [one for one in socket.scope.get("subprotocols", ()) if one.startswith("bearer.")]
+    token = offered[0].removeprefix("bearer.") if offered else _bearer(socket)
+    principal = _verified(socket, token)
+    if principal.role not in ACCESS["GET", path]:
+        raise forbidden(f"the role {principal.role} may not do this")
+    if principal.session not in (None, socket.path_params.get("session_id", principal.session)):
+        raise forbidden("this token is for another session")
+    return principal
+
+
+def _principal(request: Request) -> Principal:
+    return _verified(request, _bearer(request))
+
+
+def _bearer(connection: HTTPConnection) -> str:
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _verified(connection: HTTPConnection, token: str) -> Principal:
+    if not token:
+        raise unauthorized("send a token: `Authorization: Bearer ...`; `lapse token` makes one")
+    tokens: Tokens = connection.app.state.service.tokens
+    try:
+        return tokens.verify(token)
+    except TokenInvalid as error:
+        raise unauthorized(f"the token is refused: {error}") from None
+
+
+def unauthorized(detail: str) -> Refused:
+    return Refused(401, "unauthorized", "Who are you?", detail, {"WWW-Authenticate": "Bearer"})
+
+
+def forbidden(detail: str) -> Refused:
+    return Refused(403, "forbidden", "This is not allowed", detail)
+
+
+def someone(request: Request) -> Principal:
+    """The principal of a request that `authorize` let through."""
+    principal: Principal = request.state.principal
+    return principal
+
+
+def may_touch(principal: Principal, policy: str) -> None:
+    """Raises Refused unless the token is for this policy too."""
+    if principal.policies is not None and policy not in principal.policies:
+        raise forbidden(f"this token is not for policy {policy}")
+
+
+Someone = Annotated[Principal, Depends(someone)]

@@ -1,0 +1,83 @@
+"""The HTTP application: routes, refusals, and what happens around every request."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from adapters.http import events, operations, policies, problems, sessions, watching
+from adapters.http.access import ACCESS
+from adapters.http.feed import Feed
+from adapters.http.metrics import Metrics
+from adapters.http.middleware import Recorded
+from adapters.http.models import ProblemView
+from adapters.http.service import Service
+
+_PROBLEM = {"model": ProblemView, "content": {problems.MEDIA_TYPE: {}}}
+_COMMON: Mapping[int | str, dict[str, Any]] = {
+    401: {**_PROBLEM, "description": "No token, or one that is refused."},
+    403: {**_PROBLEM, "description": "The token's role, policy or session does not allow it."},
+    422: {**_PROBLEM, "description": "Not as described; says where, never repeats what was sent."},
+    503: {**_PROBLEM, "description": "The database or the keys cannot be reached; try again."},
+}
+_OF_A_SESSION: Mapping[int | str, dict[str, Any]] = {
+    404: {**_PROBLEM, "description": "There is no such session."},
+    409: {**_PROBLEM, "description": "Not in this state, held, or somebody else was faster."},
+    410: {**_PROBLEM, "description": "The session is over; `options` says what can be done."},
+}
+
+
+def create_app(service: Service, feed: Feed) -> FastAPI:
+    """The application over an open Lapse. Nothing is started here."""
+    settings = service.lapse.settings
+    app = FastAPI(
+        title="Lapse",
+        version=version("lapse"),
+        description="Sessions that forget on time, and can prove it.",
+        docs_url=None,
+        redoc_url=None,
+        responses=dict(_COMMON),
+        max_body_size=settings.http_body,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.service = service
+    app.state.feed = feed
+    app.state.metrics = Metrics()
+    problems.install(app)
+    app.include_router(sessions.router, responses=dict(_OF_A_SESSION))
+    app.include_router(watching.router, responses=dict(_OF_A_SESSION))
+    app.include_router(watching.sockets)
+    for module in (policies, events, operations):
+        app.include_router(module.router)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["ETag", "Location", "Retry-After"],
+            max_age=600,
+        )
+    app.add_middleware(
+        Recorded, requests=service.requests, metrics=app.state.metrics, clock=service.now
+    )
+    _describe_security(app)
+    return app
+
+
+def _describe_security(app: FastAPI) -> None:
+    """The OpenAPI document says which paths need a token, and which roles may."""
+    document = app.openapi()
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["bearer"] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    for path, operations_of in document["paths"].items():
+        for method, operation in operations_of.items():
+            roles = ACCESS.get((method.upper(), path), frozenset())
+            if roles:
+                operation["security"] = [{"bearer": []}]
+                operation["x-roles"] = sorted(roles)
+            else:
+                operation["security"] = []
+    app.openapi_schema = document

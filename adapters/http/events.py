@@ -1,0 +1,111 @@
+"""The log over HTTP, for services that follow it and for auditors; and the log of requests."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+
+from adapters.clock import format_instant
+from adapters.documents import event_document
+from adapters.http.access import Someone, authorize, may_touch
+from adapters.http.cursors import cursor, position_of
+from adapters.http.models import AuditPage, EventPage, RequestPage
+from adapters.http.problems import Refused
+from adapters.http.service import Service, service_of
+from domain.policy import SECOND
+from projections import audit
+
+router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
+
+Here = Annotated[Service, Depends(service_of)]
+SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+
+
+@router.get("/events", response_model=EventPage, operation_id="events")
+def events(
+    who: Someone,
+    here: Here,
+    after: Annotated[
+        str | None, Query(max_length=200, description="`next` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> Mapping[str, Any]:
+    """Events in the order of the log, none left out. An empty page is the end for now.
+
+    A token for some policies sees those only; `next` moves on all the same.
+    """
+    position = position_of(after, here.epoch) if after is not None else 0
+    found = here.lapse.log.read(position, limit)
+    shown = [one for one in found if who.policies is None or one.event.policy in who.policies]
+    last = found[-1].position if found else position
+    return {
+        "events": [event_document(recorded) for recorded in shown],
+        "next": cursor(here.epoch, last),
+    }
+
+
+@router.get("/audit/sessions/{session_id}", response_model=AuditPage, operation_id="audit-session")
+def audit_session(
+    session_id: SessionId,
+    who: Someone,
+    here: Here,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 200,
+) -> Mapping[str, Any]:
+    """What happened to a session, when, and under which rule; also after it was erased."""
+    here.lapse.projector.catch_up()
+    with here.lapse.engines.read() as connection:
+        found = audit.of_session(connection, session_id, after=after, limit=limit)
+    if not found and not after:
+        raise Refused(404, "not-found", "There is no such session", "nothing is known of it")
+    for entry in found[:1]:
+        may_touch(who, entry.policy)
+    return {
+        "session": session_id,
+        "entries": [
+            {
+                "position": entry.position,
+                "event": entry.event,
+                "effective_at": format_instant(entry.effective_at),
+                "recorded_at": format_instant(entry.recorded_at),
+                "policy": entry.policy,
+                "policy_version": entry.policy_version,
+                "rule": entry.rule,
+                "actor": entry.actor,
+                "token": entry.token,
+                "detail": dict(entry.detail),
+            }
+            for entry in found
+        ],
+    }
+
+
+@router.get("/audit/requests", response_model=RequestPage, operation_id="audit-requests")
+def audit_requests(
+    here: Here,
+    after: Annotated[
+        int | None, Query(ge=0, lt=2**63, description="`next` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    actor: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
+    session: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
+) -> Mapping[str, Any]:
+    """Who asked what, the newest first, for a year."""
+    found = here.requests.page(here.now(), before=after, limit=limit, actor=actor, session=session)
+    return {
+        "requests": [
+            {
+                "at": format_instant(entry.at),
+                "actor": entry.actor,
+                "role": entry.role,
+                "method": entry.method,
+                "path": entry.path,
+                "status": entry.status,
+                "duration_ms": entry.duration / (SECOND / 1_000),
+                "session": entry.session,
+                "read": entry.read,
+            }
+            for _, entry in found
+        ],
+        "next": str(found[-1][0]) if len(found) == limit else None,
+    }

@@ -1,0 +1,165 @@
+"""The newest events of the log for everybody in this process who watches, and what is only passing.
+
+One thread reads the log, however many watch; a watcher who is behind the events kept here reads the
+log itself, so nobody misses or sees twice what is committed. Progress is never stored: who is not
+watching has missed it.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from weakref import WeakSet
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from adapters.log.event_log import SqlLog
+from adapters.log.wakeups import POLL_SECONDS
+from domain.errors import LapseError
+from domain.ports import Recorded
+
+_log = structlog.get_logger(component="feed")
+
+KEPT = 20_000
+"""Events kept in memory for those who watch."""
+PAGE = 500
+"""Events one look at the log takes."""
+MOST_PASSING = 100
+"""Progress notes that may wait for one watcher; older ones are dropped."""
+
+
+@dataclass(frozen=True)
+class Passing:
+    """Something that happens and is not stored: a note of progress. at: microseconds."""
+
+    kind: str
+    session_id: str
+    policy: str
+    at: int
+    data: Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class Watcher:
+    """Who watches what. wants: asked for every event; takes: for every passing note."""
+
+    wants: Callable[[Recorded], bool]
+    takes: Callable[[Passing], bool]
+    loop: asyncio.AbstractEventLoop
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    passing: deque[Passing] = field(default_factory=lambda: deque(maxlen=MOST_PASSING))
+
+
+class Feed:
+    """Start it with `with`; `follow` it from any event loop."""
+
+    def __init__(self, log: SqlLog) -> None:
+        self._log = log
+        self._newest: deque[Recorded] = deque(maxlen=KEPT)
+        self._head = 0
+        self._lock = threading.Lock()
+        self._watchers: WeakSet[Watcher] = WeakSet()
+        self._woken = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._read, name="lapse-feed", daemon=True)
+
+    def __enter__(self) -> "Feed":
+        self._head = self._log.head()
+        self._log.wakeups.listen(self._woken)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends every stream after what is known was sent."""
+        self._closed = True
+        self._woken.set()
+        self._thread.join()
+        self._log.wakeups.unlisten(self._woken)
+        self._wake_all()
+
+    @property
+    def head(self) -> int:
+        """The newest position known here."""
+        return self._head
+
+    def publish(self, note: Passing) -> None:
+        """Tell everybody who watches now."""
+        with self._lock:
+            watchers = [watcher for watcher in self._watchers if watcher.takes(note)]
+        for watcher in watchers:
+            watcher.passing.append(note)
+            _wake(watcher)
+
+    def watch(self, wants: Callable[[Recorded], bool], takes: Callable[[Passing], bool]) -> Watcher:
+        """From now on notes wait for this watcher; it is forgotten when nobody refers to it."""
+        watcher = Watcher(wants, takes, asyncio.get_running_loop())
+        with self._lock:
+            self._watchers.add(watcher)
+        return watcher
+
+    async def follow(
+        self, watcher: Watcher, after: int, patience: Callable[[], float]
+    ) -> AsyncGenerator[Recorded | Passing | None]:
+        """Events behind `after` and notes as they come; None whenever `patience` seconds passed
+        without any. Ends when the feed is closed."""
+        position = after
+        while True:
+            watcher.woken.clear()
+            found = self._newer(position)
+            if found is None:
+                found = await run_in_threadpool(self._log.read, position, PAGE)
+            for one in found:
+                position = one.position
+                if watcher.wants(one):
+                    yield one
+            while watcher.passing:
+                yield watcher.passing.popleft()
+            if found:
+                continue
+            if self._closed:
+                return
+            try:
+                async with asyncio.timeout(max(0.0, patience())):
+                    await watcher.woken.wait()
+            except TimeoutError:
+                yield None
+
+    def _newer(self, position: int) -> Sequence[Recorded] | None:
+        """What is kept behind `position`; None if some of it is not kept any more."""
+        with self._lock:
+            if position >= self._head:
+                return []
+            missing = self._head - position
+            if missing > len(self._newest):
+                return None
+            start = len(self._newest) - missing
+            return list(islice(self._newest, start, start + PAGE))
+
+    def _read(self) -> None:
+        while not self._closed:
+            self._woken.wait(POLL_SECONDS)
+            self._woken.clear()
+            try:
+                while page := self._log.read(self._head, PAGE):
+                    with self._lock:
+                        self._newest.extend(page)
+                        self._head = page[-1].position
+                    self._wake_all()
+            except LapseError as error:
+                # The streams stay open: the database may be back in a moment.
+                _log.error("feed", operation="read", result=type(error).__name__)
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            _wake(watcher)
+
+
+def _wake(watcher: Watcher) -> None:
+    if not watcher.loop.is_closed():
+        watcher.loop.call_soon_threadsafe(watcher.woken.set)

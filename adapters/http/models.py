@@ -1,0 +1,370 @@
+"""What requests and answers hold. Unknown fields are refused; lengths are bounded.
+
+Times are RFC 3339 with an offset; durations never appear. Personal data stands in `subject`, `name`
+and `owner` only, in bodies, never in paths or queries.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+MOST_HEARTBEATS = 10_000
+"""In one batch."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,40}$")]
+"""Of a policy or a rule."""
+Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Person = Annotated[
+    str, StringConstraints(min_length=1, max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+"""Whatever an application knows a person by; sealed as it comes in."""
+State = Annotated[str, Field(examples=["active"])]
+
+
+class Body(BaseModel):
+    """A request's body."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Nothing(Body):
+    """An empty object."""
+
+
+class NewSession(Body):
+    """A session to begin."""
+
+    policy: Name = Field(examples=["reading-room"])
+    owner: Person | None = Field(None, description="Whose it is; only a token of it is logged.")
+
+
+class Search(Body):
+    """Whose sessions to list. In a body, since a URL would be logged on its way."""
+
+    owner: Person
+    policy: Name
+
+
+class NewParticipant(Body):
+    """Someone who joins. Without `subject`, somebody anonymous."""
+
+    subject: Person | None = Field(None, examples=["user-4711"])
+    name: Annotated[Person, StringConstraints(max_length=80)] | None = Field(
+        None, description="How they want to be called; sealed."
+    )
+
+
+class NewInvite(Body):
+    """An invite to make."""
+
+    uses: int = Field(1, ge=1, le=10_000, description="How many people may come in by it.")
+    expires_at: AwareDatetime | None = Field(
+        None, description="When it ends at the latest; by default in 7 days, or with its session."
+    )
+
+
+class Redemption(Body):
+    """Who comes in by an invite. `invite` may also be sent as the bearer token."""
+
+    invite: Annotated[str, StringConstraints(max_length=4_096)] | None = None
+    subject: Person | None = None
+    name: Annotated[Person, StringConstraints(max_length=80)] | None = None
+
+
+class OneParticipant(Body):
+    """A participant by token. A participant's own token needs no other."""
+
+    participant: Token | None = None
+
+
+class Seen(OneParticipant):
+    """One heartbeat."""
+
+    at: AwareDatetime | None = Field(None, description="When; now, if it is left out.")
+
+
+class Heartbeat(Body):
+    """One of many heartbeats."""
+
+    session: Token
+    participant: Token
+    at: AwareDatetime | None = None
+
+
+class Failing(Body):
+    """Why the application gave up."""
+
+    reason: Annotated[str, StringConstraints(pattern="^(error|timeout|cancelled|invalid)$")] = (
+        "error"
+    )
+
+
+class Extension(Body):
+    """Until when the session shall live at least."""
+
+    until: AwareDatetime
+
+
+Scalar = (
+    Annotated[str, StringConstraints(max_length=200)]
+    | Annotated[int, Field(ge=-(2**53), le=2**53)]
+    | float
+    | bool
+    | None
+)
+
+
+class Progress(Body):
+    """How far some work is. Never personal data: whoever watches the session sees it."""
+
+    type: Name = Field(examples=["frames_extracted"])
+    data: dict[Name, Scalar] = Field(
+        default_factory=dict, max_length=20, examples=[{"frames": 120}]
+    )
+
+
+class NewVersion(Body):
+    """A new version of a policy."""
+
+    policy: dict[str, Any] = Field(
+        description="As in a policy file, in JSON.",
+        examples=[{"rules": [{"since": "last_seen", "after": "1h", "do": "expire"}]}],
+    )
+    effective_from: AwareDatetime | None = None
+
+
+class Proposal(Body):
+    """A policy whose impact is asked for."""
+
+    policy: dict[str, Any]
+
+
+# -- answers ----------------------------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    """An answer's body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SessionView(Answer):
+    """A session as it is now, swept or not, and what awaits it."""
+
+    id: Token = Field(examples=["9f86d081884c7d659a2feaa0c55ad015"])
+    policy: Name = Field(examples=["reading-room"])
+    policy_version: int = Field(examples=[1])
+    state: State
+    tier: str = Field(examples=["full"])
+    created_at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
+    last_seen_at: str | None = Field(examples=["2026-01-31T12:10:30.000Z"])
+    participants: int = Field(examples=[3], description="Present now.")
+    expires_at: str | None = Field(examples=["2026-01-31T13:10:30.000Z"])
+    erases_at: str | None = Field(examples=["2026-02-01T13:10:30.000Z"])
+    rule: str | None = Field(examples=["expire-last-seen"])
+    held: bool = Field(examples=[False])
+    version: int = Field(examples=[4], description="Events so far.")
+
+
+class SessionPage(Answer):
+    """Some sessions; `next` is the cursor of the page behind them."""
+
+    sessions: list[SessionView]
+    next: str | None
+
+
+class ParticipantView(Answer):
+    """Somebody in a session, known by a token."""
+
+    token: Token
+    name: str | None
+    joined_at: str | None
+    last_seen_at: str | None
+    left_at: str | None
+    is_active: bool
+
+
+class ParticipantPage(Answer):
+    """Some participants."""
+
+    participants: list[ParticipantView]
+    next: str | None
+
+
+class Joined(Answer):
+    """The token by which the log knows the participant, and one to act as them."""
+
+    token: Token
+    access_token: str = Field(description="A JSON Web Token for this session and participant.")
+
+
+class InviteView(Answer):
+    """An invite: a signed token to be put behind a link's `#`, where no server logs it."""
+
+    invite: str
+    uses: int
+    expires_at: str | None
+
+
+class Redeemed(Joined):
+    """Where the invite led."""
+
+    session: Token
+
+
+class Counted(Answer):
+    """How many heartbeats counted; the others came too late, or belong to nobody."""
+
+    counted: int
+    ignored: int
+
+
+class Expiry(Answer):
+    """Whether a session is over, and what can be done."""
+
+    id: Token
+    state: State
+    expired: bool
+    expires_at: str | None
+    erases_at: str | None
+    rule: str | None
+    policy_version: int
+    recover_until: str | None
+    options: list[dict[str, Any]]
+
+
+class EventView(Answer):
+    """An event of the log."""
+
+    partition: int
+    position: int
+    event: str
+    topic: str
+    session: str | None
+    version: int
+    effective_at: str | None
+    recorded_at: str | None
+    data: dict[str, Any]
+
+
+class EventPage(Answer):
+    """Events in the order of the log; ask again with `next` to follow it."""
+
+    events: list[EventView]
+    next: str
+
+
+class PolicyView(Answer):
+    """A policy with all its versions, the newest last."""
+
+    name: Name
+    versions: list[dict[str, Any]]
+
+
+class PolicyList(Answer):
+    """All policies."""
+
+    policies: list[PolicyView]
+
+
+class AppliedView(Answer):
+    """The version that was recorded; null if the newest is the same."""
+
+    name: Name
+    version: int | None
+    effective_from: str | None
+
+
+class ImpactView(Answer):
+    """What a version would change for sessions that are alive."""
+
+    sessions: int
+    sooner: int
+    later: int
+    at_once: int
+
+
+class PolicyStatistics(Answer):
+    """Sessions of one policy."""
+
+    total: int
+    active: int
+    inactive: int
+    participants: int
+    participants_per_session: float
+    last_activity: str | None
+
+
+class StatisticsView(Answer):
+    """All sessions, and by policy."""
+
+    now: str | None
+    total: PolicyStatistics
+    policies: dict[str, PolicyStatistics]
+
+
+class Live(Answer):
+    """The process answers."""
+
+    status: str = Field(examples=["live"])
+
+
+class Ready(Answer):
+    """Whether requests can be served, and what is wrong if not."""
+
+    status: str = Field(examples=["ready"])
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "keys": "ok"}])
+
+
+class RequestEntry(Answer):
+    """One request that was answered: who, what, how; never with which data."""
+
+    at: str | None
+    actor: str | None
+    role: str | None
+    method: str
+    path: str
+    status: int
+    duration_ms: float
+    session: str | None
+    read: str | None = Field(description="Which personal data the answer held.")
+
+
+class RequestPage(Answer):
+    """Requests, the newest first."""
+
+    requests: list[RequestEntry]
+    next: str | None
+
+
+class AuditEntry(Answer):
+    """What happened to a session, when, and under which rule."""
+
+    position: int
+    event: str
+    effective_at: str | None
+    recorded_at: str | None
+    policy: str
+    policy_version: int | None
+    rule: str | None
+    actor: str
+    token: str | None
+    detail: dict[str, Any]
+
+
+class AuditPage(Answer):
+    """The life of a session."""
+
+    session: str
+    entries: list[AuditEntry]
+
+
+class ProblemView(BaseModel):
+    """A refusal (RFC 9457). More members belong to some types."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:lapse:problem:session-expired"])
+    title: str
+    status: int
+    detail: str

@@ -1,0 +1,105 @@
+"""What the routes work with: Lapse, who may, what was asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from starlette.requests import HTTPConnection, Request
+
+from adapters.clock import format_instant
+from adapters.documents import session_document
+from adapters.http.access import may_touch
+from adapters.http.heartbeats import Heartbeats
+from adapters.http.problems import Refused
+from adapters.http.requests import RequestLog
+from adapters.http.tokens import Principal, Tokens
+from adapters.wiring import Lapse
+from domain.policy import Versions
+from domain.use_cases.presence import see
+from domain.use_cases.sessions import View
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything one HTTP process works with.
+
+    epoch: of the log, for cursors. requests: the log of requests. heartbeats: takes
+    those that come one by one.
+    """
+
+    lapse: Lapse
+    tokens: Tokens
+    requests: RequestLog
+    heartbeats: Heartbeats
+    epoch: str
+
+    def now(self) -> int:
+        return self.lapse.clock()
+
+    def policies_for(self, principal: Principal, policy: str | None) -> Sequence[str] | None:
+        """The policies a list may show (None: all). Raises Refused, PolicyUnknown."""
+        if policy is not None:
+            may_touch(principal, policy)
+            self.lapse.policies.versions(policy)
+            return [policy]
+        return None if principal.policies is None else sorted(principal.policies)
+
+    def guard(self, principal: Principal, session_id: str) -> None:
+        """Raises Refused unless the token is for this session's policy. Unknown sessions pass: the
+        use case says what became of them."""
+        if principal.policies is None or principal.session is not None:
+            return
+        found = self.lapse.log.find([session_id]).get(session_id)
+        if found is not None:
+            may_touch(principal, found.session.policy)
+            return
+        for recorded in self.lapse.log.history(session_id)[:1]:
+            may_touch(principal, recorded.event.policy)
+
+    def versions(self, policy: str) -> Versions:
+        return self.lapse.policies.versions(policy)
+
+
+def opened_heartbeats(lapse: Lapse) -> Heartbeats:
+    """The actor of a sample is the service: it stands for many heartbeats."""
+
+    def write(seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
+        return see(lapse.log, lapse.vault, lapse.policies, seen, lapse.clock(), SERVICE)
+
+    return Heartbeats(write, lapse.clock)
+
+
+SERVICE = "service"
+"""The actor of what the HTTP service does for many at once."""
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    service: Service = connection.app.state.service
+    return service
+
+
+def view_document(view: View) -> dict[str, object]:
+    return session_document(view.session, view.last_seen, view.forecast)
+
+
+def micros(at: datetime) -> int:
+    """Raises Refused for a time outside 1970 to 9999."""
+    value = round(at.timestamp() * 1_000_000)
+    if value < 0:
+        raise Refused(422, "invalid", "The request is not as described", "a time before 1970")
+    return value
+
+
+def names_what_was_read(request: Request, what: str) -> None:
+    """For the log of requests: which personal data the answer holds, by its closed name."""
+    request.state.read = what
+
+
+__all__ = [
+    "Service",
+    "format_instant",
+    "micros",
+    "names_what_was_read",
+    "service_of",
+    "view_document",
+]

@@ -1,0 +1,421 @@
+"""Sessions over HTTP: their life, who takes part, who was seen."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from adapters.clock import format_instant
+from adapters.documents import event_document, member_document, session_document
+from adapters.http.access import Someone, authorize, forbidden, may_touch
+from adapters.http.cursors import cursor
+from adapters.http.models import (
+    MOST_HEARTBEATS,
+    Counted,
+    EventPage,
+    Expiry,
+    Extension,
+    Failing,
+    Heartbeat,
+    InviteView,
+    Joined,
+    Name,
+    NewInvite,
+    NewParticipant,
+    NewSession,
+    OneParticipant,
+    ParticipantPage,
+    Redeemed,
+    Redemption,
+    Search,
+    Seen,
+    SessionPage,
+    SessionView,
+    Token,
+)
+from adapters.http.problems import InviteLeadsNowhere, Refused
+from adapters.http.service import (
+    Service,
+    micros,
+    names_what_was_read,
+    service_of,
+    view_document,
+)
+from adapters.http.tokens import LONGEST, Principal, Role, TokenInvalid
+from adapters.log.transcoder import decode_state
+from domain.errors import InviteRefused, SessionErased, SessionExpired, SessionNotFound
+from domain.policy import DAY
+from domain.ports import Found
+from domain.session import Failure, Phase
+from domain.use_cases.presence import see
+from domain.use_cases.sessions import View
+from projections import active_sessions
+
+router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
+
+Here = Annotated[Service, Depends(service_of)]
+SessionId = Annotated[
+    str, Path(pattern=r"^[0-9a-f]{32}$", examples=["9f86d081884c7d659a2feaa0c55ad015"])
+]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="The same key again is the same command: it happens once, for a day.",
+    ),
+]
+Limit = Annotated[int, Query(ge=1, le=1_000)]
+IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", max_length=200)]
+
+INVITED_FOR = 7 * DAY
+JOINED_FOR = DAY
+"""How long a participant's own token is good, at most; the session ends it sooner."""
+
+
+class HeartbeatBatch(BaseModel):
+    """Many heartbeats at once."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    seen: list[Heartbeat] = Field(max_length=MOST_HEARTBEATS)
+
+
+# -- the session ------------------------------------------------------------------------------
+
+
+@router.post("/sessions", status_code=201, response_model=SessionView, operation_id="create")
+def create(
+    body: NewSession,
+    request: Request,
+    response: Response,
+    who: Someone,
+    here: Here,
+    key: Key = None,
+) -> Mapping[str, Any]:
+    """Begin a session under a policy."""
+    may_touch(who, body.policy)
+    now = here.now()
+    sessions = here.lapse.sessions
+    session = sessions.create(body.policy, now, who.actor, owner=body.owner, key=key)
+    request.state.session = session.id
+    response.headers["Location"] = f"/v1/sessions/{session.id}"
+    return view_document(sessions.seen_as(Found(session, session.last_seen_at, None), now))
+
+
+@router.get("/sessions", response_model=SessionPage, operation_id="list")
+def list_sessions(
+    who: Someone,
+    here: Here,
+    policy: Annotated[Name | None, Query()] = None,
+    state: Annotated[Phase | None, Query(description="active, completed, failed, expired")] = None,
+    after: Annotated[Token | None, Query(description="`next` of the page before.")] = None,
+    limit: Limit = 100,
+) -> Mapping[str, Any]:
+    """Sessions as they are now, in order of id, those that are due hidden already."""
+    if state is Phase.ERASED:
+        raise Refused(422, "invalid", "The request is not as described", "erased ones are gone")
+    policies = here.policies_for(who, policy)
+    with here.lapse.engines.read() as connection:
+        page = active_sessions.live_sessions(
+            connection,
+            here.lapse.policies.known,
+            decode_state,
+            here.now(),
+            policies_shown=policies,
+            phase=state,
+            after=after or "",
+            limit=limit,
+        )
+    found = [session_document(row.session, row.last_seen, row.forecast) for row in page.sessions]
+    return {"sessions": found, "next": page.next}
+
+
+@router.post("/sessions/search", response_model=SessionPage, operation_id="search")
+def search(body: Search, request: Request, who: Someone, here: Here) -> Mapping[str, Any]:
+    """Live sessions of one owner under a policy, the oldest first."""
+    may_touch(who, body.policy)
+    names_what_was_read(request, "owner")
+    views = here.lapse.sessions.owned(body.policy, body.owner, here.now())
+    return {"sessions": [view_document(view) for view in views], "next": None}
+
+
+@router.get("/sessions/{session_id}", response_model=SessionView, operation_id="show")
+def show(
+    session_id: SessionId, who: Someone, here: Here, if_none_match: IfNoneMatch = None
+) -> Response:
+    """A session as it is now, swept or not. An expired one shows its state only."""
+    here.guard(who, session_id)
+    return _tagged(view_document(here.lapse.sessions.view(session_id, here.now())), if_none_match)
+
+
+@router.delete("/sessions/{session_id}", status_code=204, operation_id="erase")
+def erase(session_id: SessionId, who: Someone, here: Here, key: Key = None) -> None:
+    """Erase all data of the session at once. Its history stays, and says so."""
+    here.guard(who, session_id)
+    here.lapse.sessions.erase(session_id, here.now(), who.actor, key=key)
+
+
+@router.get("/sessions/{session_id}/expiry", response_model=Expiry, operation_id="expiry")
+def expiry(session_id: SessionId, who: Someone, here: Here) -> Mapping[str, Any]:
+    """Whether the session is over, also before any sweep, and what can be done."""
+    here.guard(who, session_id)
+    now = here.now()
+    view = here.lapse.sessions.view(session_id, now)
+    return _expiry(here, view, now)
+
+
+@router.post("/sessions/{session_id}/complete", response_model=SessionView, operation_id="complete")
+def complete(session_id: SessionId, who: Someone, here: Here, key: Key = None) -> Mapping[str, Any]:
+    """The application is done with the session."""
+    here.guard(who, session_id)
+    return view_document(here.lapse.sessions.complete(session_id, here.now(), who.actor, key=key))
+
+
+@router.post("/sessions/{session_id}/fail", response_model=SessionView, operation_id="fail")
+def fail(
+    session_id: SessionId, body: Failing, who: Someone, here: Here, key: Key = None
+) -> Mapping[str, Any]:
+    """The application gave up on the session."""
+    here.guard(who, session_id)
+    reason = Failure(body.reason)
+    view = here.lapse.sessions.fail(session_id, reason, here.now(), who.actor, key=key)
+    return view_document(view)
+
+
+@router.post("/sessions/{session_id}/extend", response_model=SessionView, operation_id="extend")
+def extend(
+    session_id: SessionId, body: Extension, who: Someone, here: Here, key: Key = None
+) -> Mapping[str, Any]:
+    """The session shall not expire before `until`."""
+    here.guard(who, session_id)
+    until = micros(body.until)
+    view = here.lapse.sessions.extend(session_id, until, here.now(), who.actor, key=key)
+    return view_document(view)
+
+
+@router.post("/sessions/{session_id}/recover", response_model=SessionView, operation_id="recover")
+def recover(session_id: SessionId, who: Someone, here: Here, key: Key = None) -> Mapping[str, Any]:
+    """An expired session lives again, until its recovery deadline and within the limits."""
+    here.guard(who, session_id)
+    return view_document(here.lapse.sessions.recover(session_id, here.now(), who.actor, key=key))
+
+
+@router.get("/sessions/{session_id}/events", response_model=EventPage, operation_id="history")
+def history(session_id: SessionId, who: Someone, here: Here) -> Mapping[str, Any]:
+    """The life of one session, in order; it stays readable after the session was erased."""
+    here.guard(who, session_id)
+    found = here.lapse.log.history(session_id)
+    if not found:
+        raise Refused(404, "not-found", "There is no such session", "nothing is known of it")
+    events = [event_document(recorded) for recorded in found]
+    return {"events": events, "next": cursor(here.epoch, found[-1].position)}
+
+
+# -- who takes part ---------------------------------------------------------------------------
+
+
+@router.post(
+    "/sessions/{session_id}/participants",
+    status_code=201,
+    response_model=Joined,
+    operation_id="join",
+)
+def join(
+    session_id: SessionId, body: NewParticipant, who: Someone, here: Here, key: Key = None
+) -> Mapping[str, Any]:
+    """Somebody takes part from now on. The same subject again gets the same token."""
+    here.guard(who, session_id)
+    subject = body.subject
+    if subject is None:
+        # With a key, asking again is the same anonymous person.
+        keyring = here.lapse.keyring
+        subject = f"anonymous:{keyring.token()}"
+        if key is not None:
+            named = keyring.lookup("anonymous", f"{who.actor}\0{session_id}\0{key}").hex()
+            subject = f"anonymous:{named}"
+    token = here.lapse.sessions.join(
+        session_id, subject, here.now(), who.actor, name=body.name, key=key
+    )
+    return _joined(here, session_id, token)
+
+
+def _joined(here: Service, session_id: str, token: str) -> dict[str, Any]:
+    own = here.tokens.mint(
+        Role.PARTICIPANT, JOINED_FOR, token, session=session_id, participant=token
+    )
+    return {"token": token, "access_token": own}
+
+
+@router.post(
+    "/sessions/{session_id}/invites",
+    status_code=201,
+    response_model=InviteView,
+    operation_id="invite",
+)
+def invite(session_id: SessionId, body: NewInvite, who: Someone, here: Here) -> Mapping[str, Any]:
+    """An invite for one or several people. It never outlives the session."""
+    here.guard(who, session_id)
+    now = here.now()
+    ends = micros(body.expires_at) if body.expires_at is not None else now + INVITED_FOR
+    if not now < ends <= now + LONGEST:
+        raise Refused(422, "invalid", "The request is not as described", "it must end in a year")
+    secret = here.lapse.sessions.invite(session_id, body.uses, ends, now, who.actor)
+    signed = here.tokens.mint(Role.INVITE, ends - now, secret, session=session_id)
+    return {"invite": signed, "uses": body.uses, "expires_at": format_instant(ends)}
+
+
+@router.post("/invites/redeem", status_code=201, response_model=Redeemed, operation_id="redeem")
+def redeem(body: Redemption, request: Request, who: Someone, here: Here) -> Mapping[str, Any]:
+    """Come in by an invite. Refused at once when its session is due, swept or not, with the reason
+    and what can be done."""
+    held = who
+    if body.invite is not None:
+        try:
+            held = here.tokens.verify(body.invite)
+        except TokenInvalid as error:
+            raise InviteRefused("expired" if "expired" in str(error) else "unknown") from None
+    if held.invite is None or held.session is None:
+        raise InviteRefused("unknown")
+    request.state.session = held.session
+    subject = body.subject or f"anonymous:{here.lapse.keyring.token()}"
+    try:
+        token = here.lapse.sessions.redeem(
+            held.session, held.invite, subject, here.now(), held.actor, name=body.name
+        )
+    except (SessionExpired, SessionErased, SessionNotFound) as error:
+        raise InviteLeadsNowhere(error) from None
+    return {"session": held.session, **_joined(here, held.session, token)}
+
+
+@router.get(
+    "/sessions/{session_id}/participants",
+    response_model=ParticipantPage,
+    operation_id="participants",
+)
+def participants(
+    session_id: SessionId,
+    request: Request,
+    who: Someone,
+    here: Here,
+    after: Annotated[Token | None, Query()] = None,
+    limit: Limit = 100,
+) -> Mapping[str, Any]:
+    """Who takes part: names, when they joined, when they were last seen, whether they are here."""
+    here.guard(who, session_id)
+    names_what_was_read(request, "participants")
+    found = here.lapse.sessions.participants(
+        session_id, here.now(), after=after or "", limit=limit + 1
+    )
+    return {
+        "participants": [
+            {**member_document(one.member), "name": one.name, "is_active": one.is_active}
+            for one in found[:limit]
+        ],
+        "next": found[limit - 1].member.token if len(found) > limit else None,
+    }
+
+
+@router.post("/sessions/{session_id}/leave", response_model=SessionView, operation_id="leave")
+def leave(
+    session_id: SessionId, body: OneParticipant, who: Someone, here: Here, key: Key = None
+) -> Mapping[str, Any]:
+    """A participant goes."""
+    here.guard(who, session_id)
+    token = _participant(who, body.participant)
+    return view_document(
+        here.lapse.sessions.leave(session_id, token, here.now(), who.actor, key=key)
+    )
+
+
+@router.post(
+    "/sessions/{session_id}/seen", status_code=202, response_model=Counted, operation_id="seen"
+)
+async def seen(session_id: SessionId, body: Seen, who: Someone, here: Here) -> Mapping[str, Any]:
+    """A heartbeat, answered once it is committed. One after the session's end revives nothing:
+    410."""
+    token = _participant(who, body.participant)
+    if who.policies is not None:
+        await run_in_threadpool(here.guard, who, session_id)
+    if body.at is None:
+        counted = await here.heartbeats.beat(session_id, token)
+    else:
+        one = {(session_id, token): micros(body.at)}
+        counted = bool(await run_in_threadpool(_see, here, who, one, here.now()))
+    if not counted:
+        # Too late, or nobody: say which.
+        await run_in_threadpool(here.lapse.sessions.participants, session_id, here.now(), limit=1)
+        raise Refused(404, "not-found", "There is no such participant", "it never joined")
+    return {"counted": 1, "ignored": 0}
+
+
+@router.post("/seen", status_code=202, response_model=Counted, operation_id="seen-many")
+def seen_many(body: HeartbeatBatch, who: Someone, here: Here) -> Mapping[str, Any]:
+    """Many heartbeats at once, of any sessions. Those that come too late are ignored."""
+    now = here.now()
+    newest: dict[tuple[str, str], int] = {}
+    for one in body.seen:
+        pair, at = (one.session, one.participant), micros(one.at) if one.at is not None else now
+        newest[pair] = max(at, newest.get(pair, 0))
+    if who.policies is not None:
+        found = here.lapse.log.find(sorted({session for session, _ in newest}))
+        for row in found.values():
+            may_touch(who, row.session.policy)
+    counted = _see(here, who, newest, now) if newest else 0
+    return {"counted": counted, "ignored": len(newest) - counted}
+
+
+def _see(here: Service, who: Principal, newest: Mapping[tuple[str, str], int], now: int) -> int:
+    lapse = here.lapse
+    return len(see(lapse.log, lapse.vault, lapse.policies, newest, now, who.actor))
+
+
+def _participant(who: Principal, named: str | None) -> str:
+    """Whom a request is about. Raises Refused."""
+    if who.participant is not None:
+        if named not in (None, who.participant):
+            raise forbidden("this token is for another participant")
+        return who.participant
+    if named is None:
+        raise Refused(422, "invalid", "The request is not as described", "name the participant")
+    return named
+
+
+def _expiry(here: Service, view: View, now: int) -> dict[str, Any]:
+    session, ahead = view.session, view.forecast
+    expired = session.expired_at is not None
+    options: list[dict[str, Any]] = []
+    recover_until = here.lapse.sessions.recover_until(session, now)
+    if recover_until is not None:
+        options.append({"rel": "recover", "method": "POST", "until": format_instant(recover_until)})
+    if expired:
+        options.append({"rel": "create", "method": "POST", "path": "/v1/sessions"})
+    else:
+        options.append({"rel": "extend", "method": "POST"})
+    return {
+        "id": session.id,
+        "state": str(session.phase),
+        "expired": expired,
+        "expires_at": format_instant(ahead.expires_at),
+        "erases_at": format_instant(ahead.erases_at),
+        "rule": ahead.rule,
+        "policy_version": ahead.policy_version or session.policy_version,
+        "recover_until": format_instant(recover_until),
+        "options": options,
+    }
+
+
+def _tagged(document: Mapping[str, Any], if_none_match: str | None) -> Response:
+    """With an entity tag (RFC 9110, 8.8.3); 304 if the client has this very answer."""
+    body = orjson.dumps(document)
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache, private"}
+    known = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
+    if tag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)

@@ -1,0 +1,256 @@
+"""Who may do what, and what becomes of those who may not."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from adapters.http.access import ACCESS
+from adapters.http.tokens import Role
+from domain.policy import DAY, HOUR, MINUTE
+from tests.adapters.http.conftest import Site
+
+ID = "0" * 32
+
+
+def operations(site: Site) -> Iterator[tuple[str, str]]:
+    document = site.client.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            yield method.upper(), path
+
+
+def concrete(path: str) -> str:
+    return path.replace("{session_id}", ID).replace("{name}", "reading-room")
+
+
+def test_every_path_of_the_document_stands_in_the_table(site: Site) -> None:
+    """And the table names no path that is not there."""
+    assert {*operations(site), ("GET", "/openapi.json")} == set(ACCESS)
+
+
+def test_nothing_answers_without_a_token_but_what_is_public(site: Site) -> None:
+    """401 with a challenge, whatever the body."""
+    for method, path in operations(site):
+        answer = site.client.request(method, concrete(path))
+        if ACCESS[method, path]:
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert answer.headers["Content-Type"] == "application/problem+json"
+        else:
+            assert answer.status_code == 200, (method, path)
+
+
+@pytest.mark.parametrize(
+    "role", [role for role in Role if role not in (Role.PARTICIPANT, Role.INVITE)]
+)
+def test_each_role_may_do_what_the_table_says(site: Site, role: Role) -> None:
+    """Allowed ones get past the door, to whatever their request deserves."""
+    token = site.token(role)
+    for method, path in operations(site):
+        roles = ACCESS[method, path]
+        if path.endswith("/stream") and role in roles:
+            continue  # it would never end: test_live.py
+        answer = site.client.request(
+            method, concrete(path), headers={"Authorization": f"Bearer {token}"}
+        )
+        if roles:
+            assert (answer.status_code == 403) is (role not in roles), (method, path, answer.text)
+
+
+def forged(token: str, **changes: Any) -> str:
+    """The token with other claims and the old signature."""
+    head, body, signature = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))) | changes
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return f"{head}.{body}.{signature}"
+
+
+def unsigned(token: str) -> str:
+    """Algorithm `none`."""
+    head = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
+    return f"{head}.{token.split('.')[1]}."
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda token: "",
+        lambda token: "nonsense",
+        lambda token: "a.b.c",
+        lambda token: token[:-3] + "AAA",
+        lambda token: forged(token, role="admin"),
+        unsigned,
+        lambda token: "x" * 9_000,
+        lambda token: "\u00e9" + token,
+    ],
+)
+def test_a_token_that_was_not_signed_here_is_refused(site: Site, spoil: Any) -> None:
+    """Cut, forged, unsigned, endless: 401, and none of it comes back."""
+    token = spoil(site.token("producer"))
+    answer = site.client.get("/v1/sessions", headers={b"Authorization": f"Bearer {token}".encode()})
+    assert answer.status_code == 401
+    assert len(token) < 10 or token not in answer.text
+
+
+def test_a_token_expires(site: Site) -> None:
+    """To the second of its `exp`, by the clock of the service, although it was verified before."""
+    token = site.service.tokens.mint(Role.PRODUCER, MINUTE, "somebody")
+    site.ask("GET", "/v1/sessions", token=token)
+    site.wait(MINUTE)
+    problem = site.ask("GET", "/v1/sessions", token=token, expect=401)
+    assert "expired" in problem["detail"]
+
+
+def test_a_token_for_some_policies_touches_no_others(site: Site) -> None:
+    """Neither to create, nor to read, nor in lists and statistics."""
+    token = site.token("producer", "web-visit")
+    room = site.session("reading-room")
+    site.ask("POST", "/v1/sessions", {"policy": "web-visit"}, token=token, expect=201)
+    site.ask("POST", "/v1/sessions", {"policy": "reading-room"}, token=token, expect=403)
+    for method, path, body in (
+        ("GET", f"/v1/sessions/{room}", None),
+        ("DELETE", f"/v1/sessions/{room}", None),
+        ("POST", f"/v1/sessions/{room}/participants", {"subject": "ann"}),
+        ("GET", "/v1/sessions?policy=reading-room", None),
+        ("GET", "/v1/policies/reading-room", None),
+        ("POST", "/v1/seen", {"seen": [{"session": room, "participant": ID}]}),
+    ):
+        site.ask(method, path, body, token=token, expect=403)
+    assert len(site.ask("GET", "/v1/sessions", token=token)["sessions"]) == 1
+    assert set(site.ask("GET", "/v1/statistics", token=token)["policies"]) == {"web-visit"}
+    assert [one["name"] for one in site.ask("GET", "/v1/policies", token=token)["policies"]] == [
+        "web-visit"
+    ]
+
+
+def test_a_participant_acts_as_themselves_only(site: Site) -> None:
+    """Their own heartbeats in their own session, and nothing else."""
+    session, other = site.session(), site.session()
+    ann, bob = site.join(session, "ann"), site.join(session, "bob")
+    token = ann["access_token"]
+    path = f"/v1/sessions/{session}"
+    site.ask("POST", f"{path}/seen", {}, token=token, expect=202)
+    site.ask("GET", path, token=token)
+    site.ask("POST", f"{path}/seen", {"participant": bob["token"]}, token=token, expect=403)
+    site.ask("POST", f"/v1/sessions/{other}/seen", {}, token=token, expect=403)
+    site.ask("DELETE", path, token=token, expect=403)
+    site.ask("GET", "/v1/sessions", token=token, expect=403)
+    site.ask("POST", f"{path}/leave", {}, token=token)
+
+
+@pytest.mark.row("P3.7")
+def test_every_request_leaves_an_entry(site: Site) -> None:
+    """Who, which path, how it ended; what was read of people; nobody's name."""
+    session = site.session(owner="host@example.org")
+    site.join(session, "ann@example.org", name="Ann")
+    site.ask("GET", f"/v1/sessions/{session}/participants")
+    site.ask("GET", "/v1/sessions", token=unsigned(site.token("producer")), expect=401)
+    site.client.get("/v1/secret-path")
+    entries: list[dict[str, Any]] = []
+    for _ in range(200):
+        entries = site.ask("GET", "/v1/audit/requests", role="auditor")["requests"]
+        if len(entries) >= 5:
+            break
+    said = [(entry["method"], entry["path"], entry["status"], entry["read"]) for entry in entries]
+    for expected in (
+        ("POST", "/v1/sessions", 201, None),
+        ("POST", "/v1/sessions/{session_id}/participants", 201, None),
+        ("GET", "/v1/sessions/{session_id}/participants", 200, "participants"),
+        ("GET", "/v1/sessions", 401, None),
+        ("GET", "(unknown)", 404, None),
+    ):
+        assert expected in said, expected
+    text = json.dumps(entries)
+    for secret in ("ann", "Ann", "host@", "secret-path", "of-the-test"):
+        assert secret not in text
+    assert {entry["session"] for entry in entries} == {session, None}
+    site.ask("GET", "/v1/audit/requests", role="operator", expect=403)
+
+
+def test_entries_are_kept_for_a_year(site: Site) -> None:
+    """A month that is over its term goes whole."""
+    requests = site.service.requests
+    site.session()
+    site.ask("GET", f"/v1/sessions/{site.session()}/participants")
+    assert requests.page(site.now)
+    assert requests.forget(site.now + 330 * DAY) == []
+    assert requests.forget(site.now + 400 * DAY) == ["requests_2026_01"]
+    assert requests.page(site.now) == []
+
+
+def test_bad_input_is_told_where_and_never_repeated(site: Site) -> None:
+    """Neither values nor the names of unknown fields come back."""
+    for body in (
+        {"policy": "reading-room", "ann@example.org": 1},
+        {"policy": "ann@example.org"},
+        {"policy": "reading-room", "owner": ["ann@example.org"]},
+        {"policy": "reading-room", "owner": "ann@example.org\x00"},
+        {"policy": "reading-room", "owner": "ann@example.org" * 100},
+        ["ann@example.org"],
+        "ann@example.org",
+    ):
+        answer = site.ask("POST", "/v1/sessions", body, expect=422)
+        assert answer["type"] == "urn:lapse:problem:invalid"
+        assert answer["errors"]
+        assert "ann" not in json.dumps(answer)
+    headers = {"Authorization": f"Bearer {site.token('producer')}"}
+    broken = site.client.post("/v1/sessions", content=b'{"policy": "ann@', headers=headers)
+    assert broken.status_code == 422
+    assert "ann" not in broken.text
+
+
+def test_a_body_beyond_the_bound_is_refused(site: Site) -> None:
+    """Declared or streamed."""
+    headers = {"Authorization": f"Bearer {site.token('producer')}"}
+    big = b" " * (site.lapse.settings.http_body + 1)
+    assert site.client.post("/v1/sessions", content=big, headers=headers).status_code == 413
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(3):
+            yield big[: len(big) // 2]
+
+    assert site.client.post("/v1/sessions", content=chunks(), headers=headers).status_code == 413
+
+
+def test_a_policy_is_applied_over_http(site: Site) -> None:
+    """With its impact first; a contradiction is refused with the place of every problem."""
+    site.session()
+    policy = {"rules": [{"since": "last_seen", "after": "2h", "do": "expire"}]}
+    impact = site.ask(
+        "POST", "/v1/policies/reading-room/impact", {"policy": policy}, role="operator"
+    )
+    assert (impact["sessions"], impact["later"]) == (1, 1)
+    applied = site.ask("PUT", "/v1/policies/reading-room", {"policy": policy}, role="operator")
+    assert applied["version"] == 2
+    again = site.ask("PUT", "/v1/policies/reading-room", {"policy": policy}, role="operator")
+    assert again["version"] is None
+    site.wait(HOUR + MINUTE)
+    assert len(site.ask("GET", "/v1/sessions?state=active")["sessions"]) == 1
+    wrong = {"rules": [{"since": "never", "after": "1", "do": "expire"}], "extra": 1}
+    problem = site.ask(
+        "PUT", "/v1/policies/reading-room", {"policy": wrong}, role="operator", expect=422
+    )
+    assert problem["type"].endswith("policy-invalid")
+    assert len(problem["problems"]) >= 3
+
+
+def test_figures_for_prometheus(site: Site) -> None:
+    """By policy, event and outcome."""
+    site.session()
+    site.lapse.projector.catch_up()
+    headers = {"Authorization": f"Bearer {site.token('operator')}"}
+    text = site.client.get("/metrics", headers=headers).text
+    assert 'lapse_events{event="session.created",policy="reading-room"} 1.0' in text
+    assert 'lapse_http_requests_total{method="POST",outcome="2xx",path="/v1/sessions"} 1.0' in text
+
+
+def test_a_service_without_its_database_is_not_ready(site: Site) -> None:
+    """It says so itself, for whoever routes requests."""
+    assert site.client.get("/health/ready").json()["status"] == "ready"
+    site.lapse.engines.close()
+    answer = site.client.get("/health/ready")
+    assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
+    assert site.client.get("/health/live").status_code == 200

@@ -1,0 +1,214 @@
+"""What those who watch are told, and when."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from domain.policy import DAY, HOUR, MINUTE, SECOND
+from tests.adapters.http.conftest import Site
+
+PATIENCE = 20.0
+
+
+class Events:
+    """A stream of server-sent events, read one by one."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._lines = response.iter_lines()
+        self.last_id: str | None = None
+
+    def next(self) -> tuple[str, dict[str, Any]]:
+        """The next event: its name and its data."""
+        name, data = "", ""
+        for line in self._lines:
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                data = line.removeprefix("data: ")
+            elif line.startswith("id: "):
+                self.last_id = line.removeprefix("id: ")
+            elif not line and name:
+                return name, json.loads(data)
+        raise EOFError("the stream ended")
+
+    def names(self, count: int) -> list[str]:
+        return [self.next()[0] for _ in range(count)]
+
+
+@contextmanager
+def watching(
+    live: str, path: str, token: str, *, expect: int = 200, **headers: str
+) -> Iterator[Events]:
+    """A stream that is open: what happens from now on is told."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers["Authorization"] = f"Bearer {token}"
+    with httpx2.stream("GET", live + path, headers=headers, timeout=PATIENCE) as response:
+        assert response.status_code == expect, response.read()
+        yield Events(response)
+
+
+def test_a_session_is_watched_to_its_end(site: Site, live: str) -> None:
+    """Joined, expiring, expired, erased as they come; then the stream ends."""
+    session = site.session()
+    with watching(live, f"/v1/sessions/{session}/watch", site.token("producer")) as events:
+        site.join(session)
+        assert events.next()[0] == "joined"
+        site.wait(50 * MINUTE)
+        site.sweep()
+        name, data = events.next()
+        assert (name, data["session"]) == ("expiring", session)
+        site.wait(10 * MINUTE)
+        site.sweep()
+        name, data = events.next()
+        assert (name, data["data"]["rule"]) == ("expired", "expire-last_seen")
+        site.wait(DAY)
+        site.sweep()
+        assert events.next()[0] == "erased"
+        with pytest.raises(EOFError):
+            events.next()
+
+
+def test_the_end_is_told_a_minute_before_whatever_the_policy_says(site: Site, live: str) -> None:
+    """`video-analysis` warns of nothing itself; its watchers learn it once, and can extend."""
+    session = site.session("video-analysis")
+    with watching(live, f"/v1/sessions/{session}/watch", site.token("producer")) as events:
+        site.wait(8 * MINUTE + 56 * SECOND)
+        site.join(session)
+        told = dict([events.next(), events.next()])
+        assert set(told) == {"joined", "expiring"}
+        assert told["expiring"]["deadline"] == "2026-01-01T00:10:00.000Z"
+        [option] = told["expiring"]["options"]
+        site.ask("POST", option["path"], {"until": "2026-01-01T01:00:00Z"})
+        assert events.names(1) == ["extended"]
+        site.join(session, "bob")
+        assert events.names(1) == ["joined"]
+
+
+def test_progress_is_told_and_kept_nowhere(site: Site, live: str) -> None:
+    """P3's notifications with type, data and time; undeclared kinds and long texts are refused."""
+    session = site.session("video-analysis")
+    path = f"/v1/sessions/{session}"
+    with watching(live, f"{path}/watch", site.token("producer")) as events:
+        for kind in ("chunk_received", "frames_extracted", "analysis_complete"):
+            body = {"type": kind, "data": {"chunk": 3, "of": 10}}
+            site.ask("POST", f"{path}/progress", body, expect=202)
+            name, data = events.next()
+            assert (name, data["type"], data["data"]) == (kind, kind, {"chunk": 3, "of": 10})
+            assert data["at"] == "2026-01-01T00:00:00.000Z"
+    refused = {"type": "gossip", "data": {}}
+    problem = site.ask("POST", f"{path}/progress", refused, expect=422)
+    assert problem["type"].endswith("progress-unknown")
+    for wrong in ({"x": "y" * 201}, {"x": [1]}, {"X Y": 1}):
+        site.ask("POST", f"{path}/progress", {"type": "error", "data": wrong}, expect=422)
+    assert site.lapse.log.head() == site.lapse.log.history(session)[-1].position
+
+
+def test_who_comes_again_misses_nothing(site: Site, live: str) -> None:
+    """`Last-Event-ID`: what happened in between comes first, in order, once."""
+    session = site.session()
+    path, token = f"/v1/sessions/{session}/watch", site.token("producer")
+    with watching(live, path, token) as events:
+        site.join(session, "v0")
+        events.next()
+        last = events.last_id
+    for n in range(1, 5):
+        site.join(session, f"v{n}")
+    assert last is not None
+    with watching(live, path, token, Last_Event_ID=last) as events:
+        site.join(session, "v5")
+        assert events.names(5) == ["joined"] * 5
+
+
+def test_a_cursor_of_another_log_is_reset(site: Site, live: str) -> None:
+    """The client is told the earliest position there is, and then everything."""
+    session = site.session()
+    path = f"/v1/sessions/{session}/watch"
+    with watching(live, path, site.token("producer"), Last_Event_ID="nonsense") as events:
+        assert events.next() == ("reset", {"earliest": 1})
+        assert events.names(1) == ["created"]
+
+
+@pytest.mark.row("G3")
+def test_what_is_over_cannot_be_watched(site: Site, live: str) -> None:
+    """410 at the due instant, with no sweep."""
+    session = site.session()
+    site.wait(HOUR)
+    path, token = f"/v1/sessions/{session}/watch", site.token("producer")
+    with watching(live, path, token, expect=410):
+        pass
+
+
+def test_the_whole_log_or_a_part_of_it(site: Site, live: str) -> None:
+    """For services: everything, one policy's, or what their token is for."""
+    path = "/v1/events/stream"
+    with (
+        watching(live, path, site.token("subscriber")) as everything,
+        watching(live, f"{path}?policy=web-visit", site.token("subscriber")) as one,
+        watching(live, path, site.token("subscriber", "web-visit")) as mine,
+    ):
+        room, visit = site.session("reading-room"), site.session("web-visit")
+        assert [everything.next()[1]["session"] for _ in range(2)] == [room, visit]
+        assert one.next()[1]["session"] == mine.next()[1]["session"] == visit
+
+
+@contextmanager
+def socket(live: str, path: str, token: str) -> Iterator[ClientConnection]:
+    """As a browser opens it: the token among the subprotocols."""
+    address = live.replace("http://", "ws://") + path
+    offered = [Subprotocol("lapse"), Subprotocol(f"bearer.{token}")]
+    with connect(address, subprotocols=offered) as connection:
+        yield connection
+
+
+def test_a_participant_is_seen_over_a_websocket(site: Site, live: str) -> None:
+    """Heartbeats one way, events the other; the token never stands in a URL."""
+    session = site.session()
+    ann = site.join(session, "ann")
+    with socket(live, f"/v1/sessions/{session}/watch", ann["access_token"]) as connection:
+        assert connection.subprotocol == "lapse"
+        site.wait(7 * MINUTE)
+        connection.send('{"seen": true}')
+        message = json.loads(connection.recv(timeout=PATIENCE))
+        assert message["event"] == "seen"
+    [member] = site.lapse.vault.members(session)
+    assert member.last_seen_at == site.now
+
+
+def test_a_websocket_without_a_token_is_refused(site: Site, live: str) -> None:
+    """Before anything is sent; so is one with a token for another session."""
+    session, other = site.session(), site.session()
+    ann = site.join(other, "ann")["access_token"]
+    for token in ("nonsense", ann):
+        with (
+            pytest.raises(WebSocketException),
+            socket(live, f"/v1/sessions/{session}/watch", token) as connection,
+        ):
+            connection.recv(timeout=PATIENCE)
+
+
+def test_heartbeats_of_many_are_written_together(site: Site, live: str) -> None:
+    """One by one over HTTP, each answered once it is committed."""
+    session = site.session()
+    tokens = [site.join(session, f"v{n}")["access_token"] for n in range(20)]
+    site.wait(MINUTE)
+
+    def beat(token: str) -> int:
+        answer = httpx2.post(
+            f"{live}/v1/sessions/{session}/seen",
+            json={},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=PATIENCE,
+        )
+        return answer.status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(beat, tokens)) == {202}
+    assert {one.last_seen_at for one in site.lapse.vault.members(session)} == {site.now}
