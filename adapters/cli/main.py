@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import demo, imports, look, operate, policies
+from adapters.cli import demo, imports, look, operate, policies, serving, tokens
 from adapters.wiring import settle_memory
 
 EXIT_CODES = (
@@ -49,12 +49,14 @@ app.command(
 app.command(
     epilog=_example("simulate access.log --format combined --policy web-visit --html what-if.html")
 )(imports.simulate)
-app.command(epilog=_example("serve --ready-file ready.json"))(operate.serve)
+app.command(epilog=_example("serve --ready-file ready.json"))(serving.serve)
 app.command(epilog=_example("sweep --dry-run"))(operate.sweep)
 app.command(epilog=_example("status --json"))(operate.status)
 app.command(epilog=_example("sessions --policy web-visit --state active"))(look.sessions)
 app.command(epilog=_example("show df28b1c3"))(look.show)
 app.command(epilog=_example("demo --for 60s"))(demo.demo)
+
+app.command(epilog=_example("token --role producer --ttl 8h"))(tokens.token)
 
 audit = typer.Typer(no_args_is_help=True, help="What happened, when and why.")
 audit.command("show", epilog=_example("audit show policy:web-visit"))(look.audit_show)

@@ -1,18 +1,11 @@
-"""`lapse serve`, `sweep`, `status` and `db`: running Lapse."""
+"""`lapse sweep`, `status` and `db`: running Lapse."""
 
-import os
-import signal
-import threading
 import time
-from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
-import orjson
-import structlog
 import typer
 
-from adapters.cli.errors import FAILED, USAGE, refusals, say_error
+from adapters.cli.errors import FAILED, refusals
 from adapters.cli.look import due_now
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, count_progress, print_json, print_table
@@ -20,7 +13,7 @@ from adapters.clock import format_instant
 from adapters.log.checks import Finding, check_log, rebuild_sessions
 from adapters.log.migrate import Schema, schema_of, upgrade
 from adapters.log.transcoder import decode_state
-from adapters.scheduler.ticker import Ticker, log_sweep
+from adapters.scheduler.ticker import log_sweep
 from adapters.wiring import (
     Lapse,
     database_file,
@@ -34,100 +27,6 @@ from domain.ports import SweepCount
 from domain.use_cases import sweep as use_case
 from projections import active_sessions, usage
 from projections.catalogue import PROJECTIONS
-
-
-def serve(
-    host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="For the HTTP API.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0: any free one.")
-    ] = 8000,
-    only: Annotated[
-        str | None,
-        typer.Option("--only", metavar="PART", help="worker: scheduler and projections."),
-    ] = None,
-    ready_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ready-file", metavar="FILE", help='Written when ready: {"url": …, "pid": …}.'
-        ),
-    ] = None,
-    db: Database = None,
-    as_json: Json = False,
-) -> None:
-    """Run the scheduler and the projections until SIGTERM or Ctrl-C.
-
-    This version has no HTTP API yet, so `url` in the ready file is null.
-    """
-    del host, port  # accepted already, so that unit files need not change later
-    with refusals():
-        if only == "api":
-            say_error("this version has no HTTP API yet; leave --only away, or say --only worker")
-            raise typer.Exit(USAGE)
-        if only not in (None, "worker"):
-            raise SettingsInvalid("--only must be api or worker")
-        if ready_file is not None:
-            _remove(ready_file)  # of a service that was killed: nobody may take it for this one
-        try:
-            with open_lapse(load(db, "info")) as lapse:
-                swept = _serve(lapse, ready_file)
-        finally:
-            if ready_file is not None:
-                _remove(ready_file)
-        if as_json:
-            print_json({"swept": _document(swept)})
-
-
-def _serve(lapse: Lapse, ready_file: Path | None) -> SweepCount:
-    log = structlog.get_logger(component="serve")
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    if ready_file is not None:
-        _write_ready(
-            _partial(ready_file)
-        )  # that it can be written is known before anything is done
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    ticker = Ticker(
-        lapse.log, lapse.policies, lapse.clock, lapse.holder, batch=lapse.settings.sweep_batch
-    )
-    projecting = threading.Thread(
-        target=lapse.projector.run, args=(stop,), name="lapse-projector", daemon=True
-    )
-    ticker.start()
-    projecting.start()
-    if ready_file is not None:
-        _partial(ready_file).replace(ready_file)
-    log.info("serve", operation="start", result="ready", pid=os.getpid())
-    stop.wait()
-    lapse.projector.wake()
-    ticker.close()
-    projecting.join()
-    log.info("serve", operation="stop", result="done")
-    return ticker.swept
-
-
-def _partial(path: Path) -> Path:
-    """Renamed in the end: whoever waits for the file reads it the moment it appears."""
-    return path.with_name(f"{path.name}.partial")
-
-
-def _write_ready(path: Path) -> None:
-    try:
-        path.write_bytes(orjson.dumps({"url": None, "pid": os.getpid()}))
-    except OSError as error:
-        raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
 
 
 def sweep(
@@ -167,7 +66,7 @@ def _preview(lapse: Lapse) -> SweepCount:
     return total
 
 
-def _document(count: SweepCount) -> dict[str, Any]:
+def sweep_document(count: SweepCount) -> dict[str, Any]:
     fields: dict[str, Any] = {**vars(count), "events": _by_name(count)}
     del fields["more"]
     return fields
@@ -180,7 +79,7 @@ def _by_name(count: SweepCount) -> dict[str, int]:
 
 def _show_count(count: SweepCount, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
-        print_json({**_document(count), "dry_run": dry_run})
+        print_json({**sweep_document(count), "dry_run": dry_run})
         return
     title = "Due (nothing was written)" if dry_run else "Swept"
     columns = ("due", "done", "held", "rearmed", "failed")

@@ -46,6 +46,11 @@ def _refuse_beside(folder: Path, database: Path | None) -> None:
         )
 
 
+def store_of(engines: Engines) -> str:
+    """The random id of the store behind a database that was opened before."""
+    return _known_store(engines) or ""
+
+
 def _known_store(engines: Engines) -> str | None:
     with engines.read() as connection:
         row = connection.execute(meta.select().where(meta.c.name == _STORE)).fetchone()

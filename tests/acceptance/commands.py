@@ -67,12 +67,18 @@ class Answer:
 
 
 class Running:
-    """A command that has not ended yet, or may have."""
+    """A command that has not ended yet, or may have. ready: the ready file of a service."""
 
     def __init__(self, process: Any, out: Path, err: Path) -> None:
+        self.ready = out
         self._process = process
         self._out = out
         self._err = err
+
+    @property
+    def url(self) -> str:
+        """Where a service answers."""
+        return str(json.loads(self.ready.read_text())["url"])
 
     @property
     def pid(self) -> int:
@@ -228,10 +234,12 @@ class Installation:
         return usage.ru_maxrss * 1024
 
     @contextmanager
-    def serving(self, **env: Any) -> Iterator[Running]:
+    def serving(self, *options: str, **env: Any) -> Iterator[Running]:
         """`lapse serve` while the block runs; SIGTERM must end it in order."""
         ready = self.folder / f"ready-{next(self._numbers)}"
-        service = self.start("serve", "--ready-file", str(ready), **env)
+        options = options or ("--only", "worker")
+        service = self.start("serve", "--ready-file", str(ready), *options, **env)
+        service.ready = ready
         try:
             wait_until(lambda: ready.exists() or not service.is_alive, PATIENCE, "lapse serve")
             assert service.is_alive, service.so_far

@@ -1,0 +1,172 @@
+"""`lapse serve`: the HTTP API, the scheduler and the projections, until it is told to stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import orjson
+import structlog
+import typer
+
+from adapters.cli.errors import refusals
+from adapters.cli.operate import sweep_document
+from adapters.cli.options import Database, Json, load
+from adapters.cli.output import print_json
+from adapters.scheduler.ticker import Ticker
+from adapters.wiring import Lapse, open_lapse
+from domain.errors import LapseError, SettingsInvalid
+from domain.ports import SweepCount
+
+_log = structlog.get_logger(component="serve")
+
+REFRESH_SECONDS = 1.0
+"""How often a process without a scheduler reads the policies again."""
+PARTS = ("api", "worker")
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Where the HTTP API listens.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0: any free one.")
+    ] = 8000,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only", metavar="PART", help="api: HTTP. worker: scheduler and projections."
+        ),
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ready-file", metavar="FILE", help='Written when ready: {"url": …, "pid": …}.'
+        ),
+    ] = None,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Run the HTTP API, the scheduler and the projections until SIGTERM or Ctrl-C.
+
+    Requests that run are finished, streams are ended after what is known was sent.
+    """
+    with refusals():
+        if only not in (None, *PARTS):
+            raise SettingsInvalid(f"--only must be {' or '.join(PARTS)}")
+        if ready_file is not None:
+            _remove(ready_file)  # of a service that was killed: nobody may take it for this one
+        try:
+            with open_lapse(load(db, "info")) as lapse:
+                swept = _serve(lapse, only, host, port, ready_file)
+        finally:
+            if ready_file is not None:
+                _remove(ready_file)
+        if as_json:
+            print_json({"swept": sweep_document(swept)})
+
+
+def _serve(
+    lapse: Lapse, only: str | None, host: str, port: int, ready_file: Path | None
+) -> SweepCount:
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    if ready_file is not None:
+        # That it can be written is known before anything is done.
+        _write_ready(_partial(ready_file), None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    url, ticker = None, None
+    with ExitStack() as parts:
+        if only != "api":
+            ticker = parts.enter_context(_working(lapse, stop))
+        else:
+            parts.enter_context(_refreshing(lapse))
+        if only != "worker":
+            url = parts.enter_context(_answering(lapse, host, port))
+        if ready_file is not None:
+            _write_ready(_partial(ready_file), url)
+            _partial(ready_file).replace(ready_file)
+        _log.info("serve", operation="start", result="ready", pid=os.getpid(), url=url)
+        stop.wait()
+    _log.info("serve", operation="stop", result="done")
+    return ticker.swept if ticker is not None else SweepCount()
+
+
+@contextmanager
+def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
+    """Scheduler and projections."""
+    ticker = Ticker(
+        lapse.log, lapse.policies, lapse.clock, lapse.holder, batch=lapse.settings.sweep_batch
+    )
+    projecting = threading.Thread(
+        target=lapse.projector.run, args=(stop,), name="lapse-projector", daemon=True
+    )
+    ticker.start()
+    projecting.start()
+    try:
+        yield ticker
+    finally:
+        stop.set()
+        lapse.projector.wake()
+        ticker.close()
+        projecting.join()
+
+
+@contextmanager
+def _refreshing(lapse: Lapse) -> Iterator[None]:
+    """A scheduler reads the policies every second; without one somebody else must."""
+    ended = threading.Event()
+
+    def refresh() -> None:
+        while not ended.wait(REFRESH_SECONDS):
+            try:
+                lapse.policies.refresh()
+            except LapseError as error:
+                _log.error("policies", operation="refresh", result=type(error).__name__)
+
+    refreshing = threading.Thread(target=refresh, name="lapse-policies", daemon=True)
+    refreshing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        refreshing.join()
+
+
+@contextmanager
+def _answering(lapse: Lapse, host: str, port: int) -> Iterator[str]:
+    """The HTTP API; its address."""
+    # FastAPI takes half a second to import: only what serves pays for it.
+    from adapters.http.opening import open_http  # noqa: PLC0415
+    from adapters.http.server import bind, serving, url_of  # noqa: PLC0415
+
+    listening = bind(host, port)
+    with open_http(lapse) as app, serving(app, listening):
+        yield url_of(listening)
+
+
+def _partial(path: Path) -> Path:
+    """Renamed in the end: whoever waits for the file reads it the moment it appears."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def _write_ready(path: Path, url: str | None) -> None:
+    try:
+        path.write_bytes(orjson.dumps({"url": url, "pid": os.getpid()}))
+    except OSError as error:
+        raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsInvalid(f"--ready-file cannot be written ({error.strerror})") from None
