@@ -60,7 +60,7 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
 }
 
 
-def authorize(request: Request) -> Principal | None:
+async def authorize(request: Request) -> Principal | None:
     """Who asks, if they may. None: the path is public. Raises Refused with 401 or 403."""
     route = request.scope["route"].path
     roles = ACCESS.get((request.method, route))
@@ -116,7 +116,7 @@ def forbidden(detail: str) -> Refused:
     return Refused(403, "forbidden", "This is not allowed", detail)
 
 
-def someone(request: Request) -> Principal:
+async def someone(request: Request) -> Principal:
     """The principal of a request that `authorize` let through."""
     principal: Principal = request.state.principal
     return principal

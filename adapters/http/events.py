@@ -11,13 +11,13 @@ from adapters.http.access import Someone, authorize, may_touch
 from adapters.http.cursors import cursor, position_of
 from adapters.http.models import AuditPage, EventPage, RequestPage
 from adapters.http.problems import Refused
-from adapters.http.service import Service, service_of
+from adapters.http.service import Service, the_service
 from domain.policy import SECOND
 from projections import audit
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
 
-Here = Annotated[Service, Depends(service_of)]
+Here = Annotated[Service, Depends(the_service)]
 SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 

@@ -9,7 +9,7 @@ from adapters.clock import format_instant
 from adapters.http.access import Someone, authorize
 from adapters.http.metrics import Metrics
 from adapters.http.models import Live, Ready, StatisticsView
-from adapters.http.service import Service, service_of
+from adapters.http.service import Service, the_service
 from adapters.log.migrate import Schema, schema_of
 from adapters.log.transcoder import decode_state
 from domain.errors import LapseError
@@ -17,7 +17,7 @@ from projections import active_sessions
 
 router = APIRouter(dependencies=[Depends(authorize)])
 
-Here = Annotated[Service, Depends(service_of)]
+Here = Annotated[Service, Depends(the_service)]
 
 
 @router.get("/health/live", response_model=Live, operation_id="live")

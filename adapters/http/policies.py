@@ -16,14 +16,14 @@ from adapters.http.models import (
     PolicyView,
     Proposal,
 )
-from adapters.http.service import Service, micros, service_of
+from adapters.http.service import Service, micros, the_service
 from adapters.settings import environment
 from domain.policy import RetentionPolicy, from_documents
 from domain.use_cases import policies as use_case
 
 router = APIRouter(prefix="/v1/policies", dependencies=[Depends(authorize)])
 
-Here = Annotated[Service, Depends(service_of)]
+Here = Annotated[Service, Depends(the_service)]
 PolicyName = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,40}$", examples=["reading-room"])]
 
 

@@ -1,5 +1,6 @@
 """What the routes work with: Lapse, who may, what was asked."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +14,11 @@ from adapters.http.heartbeats import Heartbeats
 from adapters.http.problems import Refused
 from adapters.http.requests import RequestLog
 from adapters.http.tokens import Principal, Tokens
+from adapters.log.committer import Pending
+from adapters.log.event_log import SqlLog
 from adapters.wiring import Lapse
 from domain.policy import Versions
+from domain.ports import Append, Appended
 from domain.use_cases.presence import see
 from domain.use_cases.sessions import View
 
@@ -69,8 +73,36 @@ def opened_heartbeats(lapse: Lapse) -> Heartbeats:
     return Heartbeats(write, lapse.clock)
 
 
+async def committed(log: SqlLog, append: Append, now: int) -> Appended:
+    """Write an append together with whatever else waits; no thread waits for it. Raises as
+    `Log.submit`."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Appended] = loop.create_future()
+
+    def done(pending: Pending[Appended]) -> None:
+        loop.call_soon_threadsafe(_answer, answer, pending)
+
+    log.enqueue(append, now, done)
+    return await answer
+
+
+def _answer(answer: "asyncio.Future[Appended]", pending: Pending[Appended]) -> None:
+    if answer.done():
+        return  # the client has gone
+    error = pending.exception()
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(pending.result())
+
+
 SERVICE = "service"
 """The actor of what the HTTP service does for many at once."""
+
+
+async def the_service(connection: HTTPConnection) -> Service:
+    """The same, as a dependency: one that is not async would cost a thread each time."""
+    return service_of(connection)
 
 
 def service_of(connection: HTTPConnection) -> Service:

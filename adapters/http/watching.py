@@ -24,7 +24,7 @@ from adapters.http.cursors import cursor, position_of
 from adapters.http.feed import Feed, Passing, Watcher
 from adapters.http.models import Name, Progress
 from adapters.http.problems import Refused
-from adapters.http.service import Service, service_of
+from adapters.http.service import Service, service_of, the_service
 from adapters.http.tokens import Principal
 from domain.errors import LapseError
 from domain.policy import MINUTE, SECOND, in_force
@@ -34,7 +34,7 @@ from domain.session import Scope
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
 sockets = APIRouter(prefix="/v1")
 
-Here = Annotated[Service, Depends(service_of)]
+Here = Annotated[Service, Depends(the_service)]
 SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 LastEvent = Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)]
 Cursor = Annotated[

@@ -96,22 +96,32 @@ class ClockLease:
         self.renew()
         ended = threading.Event()
 
-        def renew() -> None:
+        def keep() -> None:
             while not ended.wait(LEASE / SECOND / 3):
-                try:
-                    self.renew()
-                except LapseError as error:
-                    # The log refuses to write for who has lost the clock, and says so.
-                    _log.warning("lease", operation="renew", result=type(error).__name__)
+                _patiently("renew", self.renew)
+            # Here, where no Ctrl-C can come between: others would wait for nobody.
+            _patiently("release", lambda: self._log.release_clock(self._holder))
 
-        renewing = threading.Thread(target=renew, name="lapse-lease", daemon=True)
-        renewing.start()
+        keeping = threading.Thread(target=keep, name="lapse-lease", daemon=True)
+        keeping.start()
         try:
             yield
         finally:
             ended.set()
-            renewing.join()
-            self._log.release_clock(self._holder)
+            try:
+                keeping.join()
+            except KeyboardInterrupt:
+                keeping.join()
+                raise
+
+
+def _patiently(operation: str, step: Callable[[], None]) -> None:
+    """A step that failed is logged: the log refuses to write for who has lost the clock, and a
+    lease that was not given back runs out."""
+    try:
+        step()
+    except LapseError as error:
+        _log.warning("lease", operation=operation, result=type(error).__name__)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from adapters.log import bulk, postgres
-from adapters.log.committer import Committer
+from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
 from adapters.log.schema import bookmarks, commands, counters, events, policies, sessions
 from adapters.log.transcoder import (
@@ -173,6 +173,13 @@ class SqlLog:
 
     def submit(self, append: Append, now: int) -> Appended:
         return self._committer.submit((append, now)).result()
+
+    def enqueue(
+        self, append: Append, now: int, on_done: Callable[[Pending[Appended]], None]
+    ) -> None:
+        """As `submit`, for an event loop: returns at once, and `on_done` is called from the
+        committer's thread with the answer or the refusal."""
+        self._committer.submit((append, now), on_done)
 
     def append(
         self,

@@ -138,6 +138,18 @@ class Sessions:
                 continue
         raise Conflict(session_id)
 
+    def plain_creation(self, policy: str, now: int, actor: str) -> Append | None:
+        """What `create` would write for a session of nobody in particular, made without a look at
+        the database; None if that takes one. Whoever writes it falls back on `create` when it is
+        refused."""
+        versions = self._policies.known.get(policy)
+        if versions is None:
+            return None
+        version = in_force(versions, now)
+        return self._creation(
+            self._keyring.token(), version.policy, version.number, now, actor, None
+        )
+
     def _made_room(self, now: int) -> bool:
         try:
             count = sweep_once(self._log, self._policies.known, now, SCHEDULER)

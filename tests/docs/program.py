@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _IMPORTED = (
     "adapters.cli.main",
     # What it imports only when it needs it.
+    *("adapters.http.opening", "adapters.http.server", "uvloop", "httptools", "websockets"),
     *("alembic.command", "alembic.config", "psycopg2"),
     *("sqlalchemy.dialects.sqlite.pysqlite", "sqlalchemy.dialects.postgresql.psycopg2"),
 )

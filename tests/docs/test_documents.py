@@ -1,12 +1,13 @@
 """The documents say what is true: commands run as written, references name everything there is."""
 
+import ast
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,15 @@ from sqlalchemy import MetaData
 
 import dev
 from adapters.cli.main import app
+from adapters.http import problems
+from adapters.http.access import ACCESS
+from adapters.http.metrics import Metrics
+from adapters.http.opening import open_http
+from adapters.http.requests import Entry
+from adapters.http.tokens import Role
 from adapters.log import schema
-from adapters.settings import Settings
+from adapters.settings import Settings, load_settings
+from adapters.wiring import open_lapse
 from domain.policy import Applied
 from domain.session import EVENTS, Event
 from projections import tables
@@ -156,8 +164,9 @@ def with_output(found: list[Block]) -> Iterator[tuple[Block, Block | None]]:
 
 
 def comparable(text: str, shown: Block) -> Any:
-    """Output without what differs from run to run: random ids, their order, durations."""
+    """Output without what differs from run to run: random ids, tokens, order, durations."""
     text = re.sub(r"\b[0-9a-f]{32}\b", "ID", text)
+    text = re.sub(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "TOKEN", text)
     if shown.language == "json":
         return sorted_lists(json.loads(text, parse_float=lambda _: 0.5))
     text = re.sub(r"(?<![:.\d])\d+\.\d+(?![.\d])", "0.5", text)
@@ -307,10 +316,107 @@ def test_the_reference_has_every_table() -> None:
         if heading.startswith("`")
     }
     everything: list[MetaData] = [schema.metadata, tables.metadata]
+    # Of each month, made when its first request comes.
+    assert documented.pop("requests_YYYY_MM") == {"id", *(field.name for field in fields(Entry))}
     assert documented == {
         table.name: set(table.columns.keys())
         for metadata in everything
         for table in metadata.tables.values()
+    }
+
+
+# -- the reference of the HTTP API ------------------------------------------------------------
+
+HTTP = REFERENCE / "http.md"
+
+
+@pytest.fixture(scope="module")
+def operations(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """`GET /v1/...` -> the operation, from the OpenAPI document of the service itself."""
+    folder = tmp_path_factory.mktemp("api")
+    settings = load_settings(
+        database_url=f"sqlite:///{folder}/db/lapse.db", key_url=(folder / "keys").as_uri()
+    )
+    with open_lapse(settings) as lapse, open_http(lapse) as api:
+        document = api.openapi()
+    schemas = document["components"]["schemas"]
+    return {
+        f"{method.upper()} {path}": operation | {"fields": fields_of(operation, schemas)}
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def fields_of(operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> set[str]:
+    """Fields of the body, and what may stand in the query."""
+    named = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"}
+    if body := operation.get("requestBody"):
+        reference = body["content"]["application/json"]["schema"]["$ref"]
+        named |= set(schemas[reference.rpartition("/")[2]]["properties"])
+    return named
+
+
+def test_the_reference_says_who_may_do_what() -> None:
+    """Its table is the one that every request is asked by, role by role."""
+    rows = list(table_rows(sections(HTTP)["Who may do what"]))
+    documented = {code(cells[0])[0]: frozenset(map(Role, code(cells[1]))) for cells in rows}
+    assert len(documented) == len(rows)
+    assert {name for name, roles in documented.items() if not roles} == {
+        code(cells[0])[0] for cells in rows if cells[1] == "public"
+    }
+    assert documented == {
+        f"{method} {path}": roles - {Role.ADMIN} for (method, path), roles in ACCESS.items()
+    }
+
+
+def test_the_reference_has_every_request(operations: Mapping[str, Any]) -> None:
+    """Every operation has a section with its fields, its answer, and whether it takes a key."""
+    documented = {
+        code(heading)[0]: text
+        for heading, text in sections(HTTP).items()
+        if re.match(r"`(?:GET|POST|PUT|DELETE) ", heading)
+    }
+    assert documented.keys() == {*operations, "GET /openapi.json"}
+    for name, operation in operations.items():
+        text = documented[name]
+        rows = (
+            {code(cells[0])[0] for cells in table_rows(text)} if name != "GET /metrics" else set()
+        )
+        assert rows == operation["fields"], name
+        [status] = [status for status in operation["responses"] if status.startswith("2")]
+        assert f"**{status}**" in text, name
+        headers = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "header"}
+        assert ("*key*" in text) is ("Idempotency-Key" in headers), name
+
+
+def refusals_in_the_code() -> Iterator[tuple[str, int]]:
+    """(name, status) of every problem that the HTTP layer makes with a name written there."""
+    for path in sorted((ROOT / "adapters" / "http").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                continue
+            if call.func.id in ("Refused", "problem", "_plain") and len(call.args) >= 2:
+                status, name = call.args[:2]
+                if isinstance(status, ast.Constant) and isinstance(name, ast.Constant):
+                    yield str(name.value), int(str(status.value))
+
+
+def test_the_reference_has_every_problem() -> None:
+    """With its status. `limit-` names are made from the scopes; those of bytes need items."""
+    rows = list(table_rows(sections(HTTP)["Problems"]))
+    documented = {(code(cells[0])[0], int(cells[1])) for cells in rows}
+    assert len(documented) == len(rows)
+    made = {("limit-concurrent", 429), ("limit-owner", 429)}
+    known = {(name, status) for status, (name, _) in problems._STATUSES.items()}
+    assert documented == {*refusals_in_the_code(), *made, *known}
+
+
+def test_the_reference_has_every_figure() -> None:
+    """Each that a process counts or reads, by the name under which Prometheus finds it."""
+    documented = {code(cells[0])[0] for cells in table_rows(sections(HTTP)["`GET /metrics`"])}
+    assert documented == {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in Metrics()._registry.collect()
     }
 
 
