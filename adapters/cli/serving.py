@@ -149,7 +149,7 @@ def _answering(lapse: Lapse, host: str, port: int) -> Iterator[str]:
     from adapters.http.server import bind, serving, url_of  # noqa: PLC0415
 
     listening = bind(host, port)
-    with open_http(lapse) as app, serving(app, listening):
+    with open_http(lapse) as app, serving(app, listening, app.state.feed.end):
         yield url_of(listening)
 
 

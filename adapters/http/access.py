@@ -1,7 +1,7 @@
 """Who may do what: one table, asked for every request, and closed where it says nothing.
 
 `tests/adapters/http/test_access.py` walks the OpenAPI document along it, and
-docs/reference/http-access.md shows it.
+docs/reference/http.md shows it.
 """
 
 from collections.abc import Mapping

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from adapters.http import events, operations, policies, problems, sessions, watching
 from adapters.http.access import ACCESS
@@ -39,7 +40,6 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=dict(_COMMON),
-        max_body_size=settings.http_body,
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.service = service
@@ -51,6 +51,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(watching.sockets)
     for module in (policies, events, operations):
         app.include_router(module.router)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.http_body)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

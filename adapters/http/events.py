@@ -36,6 +36,8 @@ def events(
     """
     position = position_of(after, here.epoch) if after is not None else 0
     found = here.lapse.log.read(position, limit)
+    if not found and position > here.lapse.log.head():
+        raise Refused(409, "cursor-epoch", "The log was restored", "start again without a cursor")
     shown = [one for one in found if who.policies is None or one.event.policy in who.policies]
     last = found[-1].position if found else position
     return {

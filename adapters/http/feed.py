@@ -74,11 +74,14 @@ class Feed:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+        self._thread.join()
+        self._log.wakeups.unlisten(self._woken)
+
+    def end(self) -> None:
         """Ends every stream after what is known was sent."""
         self._closed = True
         self._woken.set()
-        self._thread.join()
-        self._log.wakeups.unlisten(self._woken)
         self._wake_all()
 
     @property

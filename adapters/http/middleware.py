@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.http.metrics import Metrics
+from adapters.http.problems import problem
 from adapters.http.requests import Entry, RequestLog
 from domain.errors import StoreError
 
+TOO_LARGE = "LAPSE_HTTP_BODY says how many bytes are taken"
 UNKNOWN = "(unknown)"
 """Stands for a path that is none of ours: it may hold anything."""
 
@@ -40,14 +43,20 @@ class Recorded:
             return
         scope.setdefault("state", {})
         began, at = time.perf_counter(), self._clock()
-        held: Message | None = None
+        too_large: Response | None = None
 
         async def after_entry(message: Message) -> None:
             """The entry comes before the answer, so that nothing is read in secret."""
-            nonlocal held
+            nonlocal too_large
             if message["type"] != "http.response.start":
+                if too_large is not None:
+                    message = {"type": "http.response.body", "body": too_large.body}
                 await send(message)
                 return
+            if message["status"] == 413:
+                # Starlette's own is plain text, unlike every other refusal.
+                too_large = problem(413, "too-large", "The body is too large", TOO_LARGE)
+                message["headers"] = too_large.raw_headers
             message["headers"] = [*message.get("headers", []), *_HEADERS]
             entry = self._entry(scope, message["status"], at, time.perf_counter() - began)
             if entry is not None:

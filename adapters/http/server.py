@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from domain.errors import SettingsInvalid
 
+BACKLOG = 2_048
 GRACE_SECONDS = 20
 """How long requests that run may go on when the service stops."""
 
@@ -21,6 +22,8 @@ def bind(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        # From here on nobody is refused: who comes before the server runs waits for it.
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise SettingsInvalid(
@@ -35,8 +38,13 @@ def url_of(listening: socket.socket) -> str:
 
 
 @contextmanager
-def serving(app: FastAPI, listening: socket.socket) -> Iterator[None]:
-    """Answers requests until the block ends; then finishes what it took."""
+def serving(
+    app: FastAPI, listening: socket.socket, end_streams: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Answers requests until the block ends; then finishes what it took.
+
+    end_streams: called once no new requests are taken, since streams would not end by themselves.
+    """
     config = uvicorn.Config(
         app,
         access_log=False,  # it would write whole URLs
@@ -56,5 +64,6 @@ def serving(app: FastAPI, listening: socket.socket) -> Iterator[None]:
         yield
     finally:
         server.should_exit = True
+        end_streams()
         thread.join()
         listening.close()

@@ -23,7 +23,7 @@ from adapters.http.access import Someone, authorize, may_touch, principal_of_soc
 from adapters.http.cursors import cursor, position_of
 from adapters.http.feed import Feed, Passing, Watcher
 from adapters.http.models import Name, Progress
-from adapters.http.problems import Refused
+from adapters.http.problems import Refused, answer_to
 from adapters.http.service import Service, service_of, the_service
 from adapters.http.tokens import Principal
 from domain.errors import LapseError
@@ -44,6 +44,7 @@ Cursor = Annotated[
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {EventSourceResponse.media_type: {}}, "description": "Server-sent events."}
 }
+_UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 KEEP_ALIVE = 15.0
 """Seconds without anything after which a comment keeps proxies from hanging up."""
 NOTICE = MINUTE + 5 * SECOND
@@ -96,13 +97,17 @@ async def watch(
     await run_in_threadpool(_must_be_watchable, here, who, session_id)
     begin = _begin(here, request, last_event or after)
     watcher = _watcher_of(request, session_id)
-    return EventSourceResponse(_encoded(_of_session(here, request, session_id, begin, watcher)))
+    return EventSourceResponse(
+        _encoded(_of_session(here, request, session_id, begin, watcher)), headers=_UNBUFFERED
+    )
 
 
 @sockets.websocket("/sessions/{session_id}/watch")
 async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Cursor = None) -> None:
     """The same over WebSocket (RFC 6455), and back: `{"seen": true}` is a heartbeat."""
     here = service_of(socket)
+    # Accepted first: a refusal before that reaches a browser without its code.
+    await socket.accept(subprotocol=_subprotocol(socket))
     try:
         who = principal_of_socket(socket, "/v1/sessions/{session_id}/watch")
         await run_in_threadpool(_must_be_watchable, here, who, session_id)
@@ -111,10 +116,9 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
         await socket.close(4000 + error.status, error.title)
         return
     except LapseError as error:
-        await socket.close(4410, str(error)[:120])
+        await socket.close(4000 + answer_to(error).status_code, type(error).__name__)
         return
     watcher = _watcher_of(socket, session_id)
-    await socket.accept(subprotocol=_subprotocol(socket))
     sending = _send_all(socket, _of_session(here, socket, session_id, begin, watcher))
     await _until_one_ends(socket, sending, _heartbeats(socket, here, who, session_id))
 
@@ -122,7 +126,7 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
 @router.post("/sessions/{session_id}/progress", status_code=202, operation_id="progress")
 def progress(
     session_id: SessionId, body: Progress, who: Someone, here: Here, request: Request
-) -> None:
+) -> Response:
     """Tell those who watch how far the work is. Kept nowhere: who does not watch misses it."""
     here.guard(who, session_id)
     view = here.lapse.sessions.view(session_id, here.now())
@@ -139,6 +143,7 @@ def progress(
         )
     note = Passing(body.type, session_id, session.policy, here.now(), body.data)
     feed_of(request).publish(note)
+    return Response(status_code=202)
 
 
 # -- many sessions ----------------------------------------------------------------------------
@@ -166,7 +171,9 @@ async def stream(
         return allowed is None or note.policy in allowed
 
     watcher = feed_of(request).watch(wants, takes)
-    return EventSourceResponse(_encoded(_messages(here, request, begin, watcher)))
+    return EventSourceResponse(
+        _encoded(_messages(here, request, begin, watcher)), headers=_UNBUFFERED
+    )
 
 
 # -- what is sent -----------------------------------------------------------------------------
@@ -375,5 +382,5 @@ async def _until_one_ends(socket: WebSocket, *parts: Coroutine[Any, Any, None]) 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with suppress(RuntimeError):  # the other side closed first
+        with suppress(RuntimeError, WebSocketDisconnect):  # the other side closed first
             await socket.close()

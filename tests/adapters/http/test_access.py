@@ -74,6 +74,7 @@ def unsigned(token: str) -> str:
     return f"{head}.{token.split('.')[1]}."
 
 
+@pytest.mark.row("P4.5")
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -206,7 +207,8 @@ def test_a_body_beyond_the_bound_is_refused(site: Site) -> None:
     """Declared or streamed."""
     headers = {"Authorization": f"Bearer {site.token('producer')}"}
     big = b" " * (site.lapse.settings.http_body + 1)
-    assert site.client.post("/v1/sessions", content=big, headers=headers).status_code == 413
+    answer = site.client.post("/v1/sessions", content=big, headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:lapse:problem:too-large")
 
     def chunks() -> Iterator[bytes]:
         for _ in range(3):

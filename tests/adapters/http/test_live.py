@@ -3,15 +3,16 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx2
 import pytest
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from adapters.http.server import bind, serving, url_of
 from domain.policy import DAY, HOUR, MINUTE, SECOND
 from tests.adapters.http.conftest import Site
 
@@ -92,6 +93,7 @@ def test_the_end_is_told_a_minute_before_whatever_the_policy_says(site: Site, li
         assert events.names(1) == ["joined"]
 
 
+@pytest.mark.row("P3.3")
 def test_progress_is_told_and_kept_nowhere(site: Site, live: str) -> None:
     """P3's notifications with type, data and time; undeclared kinds and long texts are refused."""
     session = site.session("video-analysis")
@@ -184,14 +186,39 @@ def test_a_participant_is_seen_over_a_websocket(site: Site, live: str) -> None:
 
 def test_a_websocket_without_a_token_is_refused(site: Site, live: str) -> None:
     """Before anything is sent; so is one with a token for another session."""
-    session, other = site.session(), site.session()
+    session, other, over = site.session(), site.session(), site.session("video-analysis")
     ann = site.join(other, "ann")["access_token"]
-    for token in ("nonsense", ann):
+    site.wait(10 * MINUTE)
+    for id_, token, code in (
+        (session, "nonsense", 4401),
+        (session, ann, 4403),
+        (over, site.token("producer"), 4410),
+        ("0" * 32, site.token("producer"), 4404),
+    ):
         with (
-            pytest.raises(WebSocketException),
-            socket(live, f"/v1/sessions/{session}/watch", token) as connection,
+            pytest.raises(ConnectionClosed) as refused,
+            socket(live, f"/v1/sessions/{id_}/watch", token) as connection,
         ):
             connection.recv(timeout=PATIENCE)
+        assert refused.value.rcvd is not None
+        assert refused.value.rcvd.code == code
+
+
+def test_streams_end_in_order_when_the_service_stops(site: Site) -> None:
+    """What is known was sent, and nobody waits for anybody."""
+    session = site.session()
+    listening = bind("127.0.0.1", 0)
+    app: Any = site.client.app
+    with ExitStack() as stack:
+        service = stack.enter_context(ExitStack())
+        service.enter_context(serving(app, listening, app.state.feed.end))
+        path, token = f"/v1/sessions/{session}/watch", site.token("producer")
+        events = stack.enter_context(watching(url_of(listening), path, token))
+        site.join(session)
+        service.close()
+        assert events.next()[0] == "joined"
+        with pytest.raises(EOFError):
+            events.next()
 
 
 def test_heartbeats_of_many_are_written_together(site: Site, live: str) -> None:
