@@ -251,7 +251,7 @@ def _figures(lapse: Lapse, show: Demo) -> list[dict[str, str | int]]:
 
 def _conclude(lapse: Lapse, show: Demo, now: int, folder: Path, *, as_json: bool) -> None:
     lapse.projector.catch_up()
-    findings = list(check_log(lapse.engines, lapse.log, lambda _done, _total: None))
+    findings = list(check_log(lapse.engines, lapse.log, lapse.clock(), lambda _done, _total: None))
     figures = _figures(lapse, show)
     if as_json:
         print_json(

@@ -6,6 +6,7 @@
 
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -73,7 +74,25 @@ def refusals() -> Iterator[None]:
                 kind = type(error).__name__
                 say_error(f"the database refused a statement ({kind}); nothing was changed")
                 raise typer.Exit(FAILED) from None
+            if isinstance(error, Exception):
+                # A fault of Lapse, or a row that somebody changed. Its text may quote what it met.
+                say_error(
+                    f"an error that nobody foresaw ({type(error).__name__} at {_place(error)}); "
+                    "what was acknowledged is kept. `lapse db check` tells whether the database "
+                    "is sound; if it is, please report this line"
+                )
+                raise typer.Exit(FAILED) from None
             raise
+
+
+def _place(error: Exception) -> str:
+    """Module and line of ours in which it happened, without paths of the machine."""
+    place = "?"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in ("adapters", "domain", "projections", "migrations"):
+            place = f"{module}:{line}"
+    return place
 
 
 def _said(error: LapseError) -> str:
@@ -104,5 +123,7 @@ def _remembered(interrupts: list[int]) -> Iterator[None]:
 
 
 def say_error(text: str) -> None:
-    """One message on standard error, where progress is said, too."""
+    """One message on standard error, where progress is said, too. What would steer the terminal is
+    taken out: it may come from a file."""
+    text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"lapse: {text}")

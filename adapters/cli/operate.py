@@ -206,7 +206,7 @@ def db_check(db: Database = None, as_json: Json = False) -> None:
     state equal to replay. Exit code 1 and every finding if something is wrong."""
     with refusals(), open_lapse(load(db), create=False) as lapse:
         with count_progress("checking") as progress:
-            findings = list(check_log(lapse.engines, lapse.log, progress))
+            findings = list(check_log(lapse.engines, lapse.log, lapse.clock(), progress))
         if as_json:
             print_json({"ok": not findings, "findings": [vars(finding) for finding in findings]})
         else:

@@ -7,6 +7,7 @@ bounded by a page and the states of its sessions, whatever the size of the log.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import orjson
 from sqlalchemy import Connection
 
 from adapters.log import bulk
@@ -21,11 +22,12 @@ from adapters.log.event_log import (
 from adapters.log.migrate import note_state_format, state_format
 from adapters.log.schema import sessions
 from adapters.log.transcoder import STATE_FORMAT, decode_state
-from domain.errors import CorruptEvent, CorruptState
-from domain.policy import Versions
+from domain.errors import CorruptEvent, CorruptState, PolicyInvalid, StoreError
+from domain.policy import Applied, Versions
 from domain.ports import Recorded
 from domain.session import Created, Session, evolve
 from domain.timeline import next_due
+from domain.use_cases.policies import holding, is_settled
 
 PAGE = 2_000
 
@@ -42,9 +44,19 @@ class Finding:
     what: str
 
 
-def check_log(engines: Engines, log: SqlLog, progress: Progress) -> Iterator[Finding]:
-    """Everything that is wrong, in the order of the log; reads only."""
-    head = log.head()
+class CorruptPolicy(StoreError):
+    """A policy version in the database cannot be read."""
+
+    def __str__(self) -> str:
+        return "a policy in the database cannot be read: restore it from a backup"
+
+
+def check_log(engines: Engines, log: SqlLog, now: int, progress: Progress) -> Iterator[Finding]:
+    """Everything that is wrong, in the order of the log; reads only.
+
+    now: by the clock of the sweeps; what is due for a session depends on it.
+    """
+    head, policies = log.head(), _in_use(log)
     expected = 1
     for page in _pages(log, head):
         if isinstance(page, CorruptEvent):
@@ -55,14 +67,25 @@ def check_log(engines: Engines, log: SqlLog, progress: Progress) -> Iterator[Fin
             if one.position != expected:
                 yield Finding("gap", f"position {expected}", f"followed by {one.position}")
             expected = one.position + 1
-        yield from _wrong_states(engines, _begun(page))
+        yield from _wrong_policies(engines, page)
+        yield from _wrong_states(engines, _begun(page), policies, now)
         progress(page[-1].position, head)
     if expected <= head:
         yield Finding("gap", f"position {expected}", f"the log should reach {head}")
+    yield from _wrong_head(engines)
     yield from _extra_sessions(engines)
+    yield from _wrong_counters(engines)
     if (found := state_format(engines)) != STATE_FORMAT:
         what = f"it was written by another version of Lapse (format {found}, not {STATE_FORMAT})"
         yield Finding("state", "the folded state", what)
+
+
+def _in_use(log: SqlLog) -> Mapping[str, Versions]:
+    """Raises CorruptState if a policy cannot be read: without it nothing else can be judged."""
+    try:
+        return {name: holding(versions) for name, versions in log.policies().items()}
+    except (PolicyInvalid, ValueError, TypeError, KeyError):
+        raise CorruptPolicy from None
 
 
 def rebuild_sessions(
@@ -141,7 +164,9 @@ def _folded(connection: Connection, ids: Sequence[str]) -> dict[str, Session | N
     return folded
 
 
-def _wrong_states(engines: Engines, ids: Sequence[str]) -> Iterator[Finding]:
+def _wrong_states(
+    engines: Engines, ids: Sequence[str], policies: Mapping[str, Versions], now: int
+) -> Iterator[Finding]:
     """Log and state are read under one snapshot, so that a running service changes neither."""
     with engines.snapshot() as connection:
         try:
@@ -153,10 +178,11 @@ def _wrong_states(engines: Engines, ids: Sequence[str]) -> Iterator[Finding]:
             yield Finding("altered", "the events of a session", "they do not follow each other")
             return
         query = (
-            "SELECT session_id, version, state FROM sessions "
-            "WHERE partition = 0 AND session_id IN ({ids})"
+            "SELECT session_id, version, state, policy, phase, created_at, last_seen_at, due_at, "
+            "failures FROM sessions WHERE partition = 0 AND session_id IN ({ids})"
         )
         stored = {row[0]: row for row in bulk.select_in(connection, query, ids)}
+        seen = newest_presence(connection, list(stored))
     for id_, session in folded.items():
         row = stored.get(id_)
         gone = session is None or session.erased_at is not None
@@ -164,7 +190,7 @@ def _wrong_states(engines: Engines, ids: Sequence[str]) -> Iterator[Finding]:
             if not gone:
                 yield Finding("missing", f"session {id_}", "it has no folded state")
             continue
-        if gone:
+        if session is None or session.erased_at is not None:
             yield Finding("extra", f"session {id_}", "it is erased but has a folded state")
             continue
         try:
@@ -173,6 +199,69 @@ def _wrong_states(engines: Engines, ids: Sequence[str]) -> Iterator[Finding]:
             equal = False
         if not equal:
             yield Finding("state", f"session {id_}", "the folded state is not what replay gives")
+            continue
+        expected = (session.policy, session.phase, session.created_at, session.last_seen_at)
+        if tuple(row[3:7]) != expected:
+            yield Finding("state", f"session {id_}", "its columns are not what its state says")
+        elif session.policy not in policies:
+            yield Finding("missing", f"policy {session.policy}", "sessions live under it")
+        elif row[8] == 0 and is_settled(policies[session.policy], now):
+            last_seen = max(session.last_seen_at, seen.get(id_, 0))
+            due = next_due(session, policies[session.policy], last_seen, now)
+            if due is not None and (row[7] is None or row[7] > due.at):
+                yield Finding("state", f"session {id_}", "its deadline is stored too late, or not")
+
+
+def _wrong_policies(engines: Engines, page: Sequence[Recorded]) -> Iterator[Finding]:
+    """Versions of policies that entered the log in this page and are not kept as they did."""
+    applied = [one.event for one in page if isinstance(one.event, Applied)]
+    if not applied:
+        return
+    query = (
+        "SELECT name, version, effective_from, document FROM policies "
+        "WHERE partition = 0 AND name IN ({ids})"
+    )
+    with engines.read() as connection:
+        rows = bulk.select_in(connection, query, sorted({event.policy for event in applied}))
+    kept = {(row[0], row[1]): (row[2], bytes(row[3])) for row in rows}
+    for event in applied:
+        document = orjson.dumps(event.document, option=orjson.OPT_SORT_KEYS)
+        version = (event.policy, event.originator_version)
+        if kept.get(version) != (event.effective_at, document):
+            what = "it is not kept as it entered the log"
+            yield Finding("altered", f"policy {event.policy}, version {version[1]}", what)
+
+
+def _wrong_head(engines: Engines) -> Iterator[Finding]:
+    """Under one snapshot: a head that lags would hide what stands behind it."""
+    with engines.snapshot() as connection:
+        head = connection.exec_driver_sql("SELECT max(position) FROM heads").scalar() or 0
+        last = connection.exec_driver_sql("SELECT max(position) FROM events").scalar() or 0
+    if last > head:
+        yield Finding("gap", f"position {head}", f"the head stands there, events reach {last}")
+
+
+def _wrong_counters(engines: Engines) -> Iterator[Finding]:
+    """What counters of limits say, beside what the sessions say."""
+    with engines.snapshot() as connection:
+        query = "SELECT scope, used FROM counters WHERE partition = 0 AND used <> 0"
+        kept = {row[0]: row[1] for row in connection.exec_driver_sql(query)}
+        counted = {row[0]: row[1] for row in connection.exec_driver_sql(_COUNTED)}
+    for scope in sorted(kept.keys() | counted.keys()):
+        if kept.get(scope, 0) != counted.get(scope, 0):
+            # The scope of an owner names their subject: how many are wrong is enough.
+            where = scope if scope.startswith("policy:") else scope.rpartition(":")[0]
+            what = f"it says {kept.get(scope, 0)} live sessions, there are {counted.get(scope, 0)}"
+            yield Finding("state", f"counter {where}", what)
+
+
+_LIVE = "FROM sessions WHERE partition = 0 AND phase <> 'expired'"
+_OF_POLICY = f"SELECT 'policy:' || policy AS scope, count(*) AS used {_LIVE} GROUP BY policy"
+_OF_OWNER = (
+    "SELECT 'owner:' || policy || ':' || owner_subject AS scope, count(*) AS used "
+    f"{_LIVE} AND owner_subject IS NOT NULL GROUP BY policy, owner_subject"
+)
+_COUNTED = f"{_OF_POLICY} UNION ALL {_OF_OWNER}"
 
 
 def _extra_sessions(engines: Engines) -> Iterator[Finding]:
@@ -224,17 +313,10 @@ def _recount(connection: Connection) -> None:
             "SELECT scope FROM counters WHERE partition = 0 ORDER BY scope FOR UPDATE"
         )
     connection.exec_driver_sql("UPDATE counters SET used = 0 WHERE partition = 0")
-    live = "FROM sessions WHERE partition = 0 AND phase <> 'expired'"
-    for scope, groups in (
-        ("'policy:' || policy", "GROUP BY policy"),
-        (
-            "'owner:' || policy || ':' || owner_subject",
-            "AND owner_subject IS NOT NULL GROUP BY policy, owner_subject",
-        ),
-    ):
+    for counted in (_OF_POLICY, _OF_OWNER):
         connection.exec_driver_sql(
-            "INSERT INTO counters (partition, scope, used) "
-            f"SELECT 0, {scope}, count(*) {live} {groups} "
+            f"INSERT INTO counters (partition, scope, used) SELECT 0, scope, used "
+            f"FROM ({counted}) AS c WHERE true "
             "ON CONFLICT (partition, scope) DO UPDATE SET used = excluded.used"
         )
     connection.exec_driver_sql(

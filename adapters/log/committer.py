@@ -2,7 +2,7 @@
 
 Whatever waits when a transaction ends becomes the next one; nobody is delayed on purpose. One
 fsync then serves every author of the batch, which is why eight threads append as fast in order
-as they would with unordered single inserts (figures: docs/decisions).
+as they would with unordered single inserts (figures: docs/explanation/performance.md).
 """
 
 import logging

@@ -28,6 +28,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from adapters.log import bulk, postgres
+from adapters.log.beginnings import begin, only_begin
 from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
 from adapters.log.schema import bookmarks, commands, counters, events, policies, sessions
@@ -230,6 +231,11 @@ class SqlLog:
         together: bool = False,
         holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
+        alone = bookmark is None and holder is None and not together
+        if alone and self._engines.dialect == "postgresql" and only_begin(appends):
+            answers = self._begin(appends, now)
+            if answers is not None:
+                return answers
         careful, deadlocks = False, 0
         while True:
             batch = _Batch(appends, now, [None] * len(appends), careful=careful)
@@ -259,6 +265,30 @@ class SqlLog:
             break
         if batch.accepted:
             self.wakeups.notify()
+        return batch.answers  # type: ignore[return-value]
+
+    def _begin(self, appends: Sequence[Append], now: int) -> Sequence[Appended | Exception] | None:
+        """See adapters/log/beginnings.py; None if one of the sessions is not new."""
+        batch = _Batch(appends, now, [None] * len(appends))
+        batch.accepted = list(range(len(appends)))
+        counts: dict[str, int] = {}
+        rows = []
+        for append in sorted(appends, key=lambda append: append.session_id):
+            scope = policy_scope(append.after.policy)
+            counts[scope] = counts.get(scope, 0) + 1
+            row = _session_row(append.after, append.due_at, None)
+            rows.append((*row[:7], row[9]))
+        events = _numberless_rows(batch)
+        for index, append in enumerate(appends):
+            batch.answers[index] = Appended(append.session_id, append.after.version)
+        try:
+            with self._engines.driver() as connection:
+                begin(connection, rows, sorted(counts.items()), events)
+        except IntegrityError:
+            return None
+        except StoreUnavailable as lost:
+            return self._after_lost_commit(batch, lost)
+        self.wakeups.notify()
         return batch.answers  # type: ignore[return-value]
 
     def _after_lost_commit(
@@ -437,17 +467,9 @@ class SqlLog:
         bulk.delete_in(connection, sessions, "session_id", unborn)
 
     def _insert_events(self, connection: Connection, batch: _Batch) -> None:
-        total = sum(len(batch.appends[index].events) for index in batch.accepted)
-        if not total:
-            return
-        nonces = os.urandom(16 * total)
-        rows: list[tuple[Any, ...]] = []
-        for index in batch.accepted:
-            batch.nonces[index] = nonces[16 * len(rows) : 16 * len(rows) + 16]
-            for event in batch.appends[index].events:
-                start = 16 * len(rows)
-                rows.append(_event_row(event, batch.now, nonces[start : start + 16]))
-        _append_rows(connection, rows)
+        rows = _numberless_rows(batch)
+        if rows:
+            _append_rows(connection, rows)
 
     def apply_policy(self, applied: Applied, now: int, bookmark: Bookmark | None = None) -> None:
         document = orjson.dumps(applied.document, option=orjson.OPT_SORT_KEYS)
@@ -748,6 +770,19 @@ def _event_row(event: Event | Applied, now: int, nonce: bytes) -> tuple[Any, ...
         nonce,
         encode_event(event),
     )
+
+
+def _numberless_rows(batch: _Batch) -> list[tuple[Any, ...]]:
+    """The events of what was accepted, without positions; their nonces are noted."""
+    total = sum(len(batch.appends[index].events) for index in batch.accepted)
+    nonces = os.urandom(16 * total)
+    rows: list[tuple[Any, ...]] = []
+    for index in batch.accepted:
+        batch.nonces[index] = nonces[16 * len(rows) : 16 * len(rows) + 16]
+        for event in batch.appends[index].events:
+            start = 16 * len(rows)
+            rows.append(_event_row(event, batch.now, nonces[start : start + 16]))
+    return rows
 
 
 def _lock_head(connection: Connection) -> None:

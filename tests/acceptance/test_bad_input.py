@@ -399,6 +399,7 @@ class TestDamagedLog:
         assert {(one["kind"], one["where"]) for one in found} == {
             ("state", f"session {first}"),
             ("missing", f"session {second}"),
+            ("state", "counter policy:web-visit"),
         }
         refused(stocked.lapse("show", first, expect=FAILED), FAILED, "run `lapse db rebuild`")
         stocked.lapse("db", "rebuild", "sessions")
@@ -736,3 +737,21 @@ def test_the_installed_program(stocked: Installation) -> None:
     """What people start themselves answers with the same codes."""
     assert stocked.installed("sweep", "--json", expect=DONE).document["done"] > 0
     refused(stocked.installed("show", "nobody", expect=FAILED), FAILED)
+
+
+def test_what_nobody_foresaw_is_no_stack_trace(stocked: Installation) -> None:
+    """A row of another type than any version of Lapse writes: its kind, never its text."""
+    databases.change(stocked.database_url, "UPDATE policies SET document = 'ann@example.org'")
+    for command in (("status",), ("sweep",), ("db", "check")):
+        answer = stocked.lapse(*command, expect=FAILED)
+        assert "Traceback" not in answer.err
+        assert "ann@" not in answer.err + answer.out
+
+
+def test_a_file_steers_no_terminal(site: Installation, tmp_path: Path) -> None:
+    """Escape sequences in a policy file do not come out as such."""
+    path = tmp_path / "hostile.toml"
+    path.write_text('[policy.room]\n"\\u001b]0;pwn\\u0007" = 1\n')
+    answer = site.lapse("policy", "check", str(path), expect=FAILED)
+    assert "\x1b" not in answer.err + answer.out
+    assert "pwn" in answer.err + answer.out

@@ -16,7 +16,17 @@ from domain.errors import SchemaTooOld
 from domain.policy import MINUTE
 from domain.ports import Append, Changes, SubjectKey
 from tests.acceptance.commands import REFUSED, Installation, written
-from tests.contracts.authors import ROOM, TEN, VERSION, admission, ended, erased, opening, person
+from tests.contracts.authors import (
+    ROOM,
+    TEN,
+    VERSION,
+    admission,
+    apply_policies,
+    ended,
+    erased,
+    opening,
+    person,
+)
 from tests.contracts.stores import SqlStore, open_sql_store
 
 
@@ -24,6 +34,7 @@ from tests.contracts.stores import SqlStore, open_sql_store
 def store(database_url: str) -> Iterator[SqlStore]:
     """A log with the sessions a (open), b (expired) and c (erased)."""
     with open_sql_store(database_url) as opened:
+        apply_policies(opened.log)
         openings = [owned(name, person(f"owner of {name}")) for name in "abc"]
         opened.log.append(openings, TEN)
         found = opened.log.find(["b", "c"])
@@ -44,7 +55,7 @@ def sql_log(store: SqlStore) -> SqlLog:
 
 
 def findings(store: SqlStore) -> list[Finding]:
-    return list(check_log(store.engines, sql_log(store), lambda *_: None))
+    return list(check_log(store.engines, sql_log(store), TEN, lambda *_: None))
 
 
 def rebuild(store: SqlStore) -> int:
@@ -179,3 +190,33 @@ class TestFormat:
             assert "lapse db rebuild sessions" in refusal.err
         assert site.ask("db", "rebuild", "sessions")["rebuilt"] == {"sessions": 1}
         assert site.ask("sweep")["events"] == {"expired": 1}
+
+
+TAMPERED = {
+    "a deadline that is gone": (
+        "UPDATE sessions SET due_at = NULL WHERE session_id = 'a'",
+        "state",
+    ),
+    "a deadline that is too late": (
+        "UPDATE sessions SET due_at = due_at + 100000000000 WHERE session_id = 'a'",
+        "state",
+    ),
+    "another policy": ("UPDATE sessions SET policy = 'nope' WHERE session_id = 'a'", "state"),
+    "another phase": ("UPDATE sessions SET phase = 'expired' WHERE session_id = 'a'", "state"),
+    "a head that lags": ("UPDATE heads SET position = 1", "gap"),
+    "a policy that is gone": ("DELETE FROM policies", "altered"),
+    "a policy that holds since later": ("UPDATE policies SET effective_from = 7", "altered"),
+    "a counter that counts wrong": (
+        "UPDATE counters SET used = 999 WHERE scope = 'policy:room'",
+        "state",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_check_finds_what_would_keep_data_too_long(store: SqlStore, how: str) -> None:
+    """Whoever changes one column of one row has changed what is kept, and until when."""
+    assert findings(store) == []
+    statement, kind = TAMPERED[how]
+    store.execute(statement)
+    assert kind in {finding.kind for finding in findings(store)}

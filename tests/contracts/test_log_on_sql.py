@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.log.engine import StoreUnavailable, open_engines
 from adapters.log.event_log import SqlLog
 from adapters.log.transcoder import encode_event
-from domain.errors import CorruptEvent, CorruptState, LapseError, StoreError
+from domain.errors import CorruptEvent, CorruptState, LapseError, SessionExists, StoreError
 from domain.policy import DAY, HOUR, SECOND, Versions
 from domain.ports import (
     Append,
@@ -46,6 +46,7 @@ from tests.contracts.authors import (
 )
 from tests.contracts.commit_proxy import CommitProxy, Loss
 from tests.contracts.stores import SqlStore
+from tests.servers import wait_until
 
 POLICY_VERSIONS: dict[str, Versions] = {ROOM: (VERSION,)}
 CANARY = "ada.lovelace@example.org"
@@ -485,10 +486,25 @@ def test_a_commit_that_arrives_late_is_waited_for(postgresql_store: SqlStore) ->
     store = postgresql_store
     with log_behind(store) as (log, proxy):
         proxy.lose(Loss.DELAY)
-        append = Meanwhile(store, lambda: log.submit(opening("a"), TEN))
+        append = Meanwhile(store, lambda: log.submit(opening("a", command=b"c"), TEN))
         append.start()  # until it waits for the transaction that it lost
         proxy.deliver()
         assert append.finished() == Appended("a", 1)
+    assert store.log.head() == 1
+
+
+def test_a_beginning_that_arrives_late_happens_once(postgresql_store: SqlStore) -> None:
+    """Sent whole and never answered: nobody knows, and the text says so. It may happen afterwards;
+    who asks again for the same session is told that it is there."""
+    store = postgresql_store
+    with log_behind(store) as (log, proxy):
+        proxy.lose(Loss.DELAY)
+        with pytest.raises(StoreError, match="not known"):
+            log.submit(opening("a"), TEN)
+        proxy.deliver()
+        wait_until(lambda: store.log.head() == 1, 20, "the late statement")
+        with pytest.raises(SessionExists):
+            log.submit(opening("a"), TEN)
     assert store.log.head() == 1
 
 
@@ -505,6 +521,6 @@ def test_a_connection_that_ends_within_a_transaction(postgresql_store: SqlStore)
 
     for statement in ("INSERT INTO sessions", "WITH head AS"):
         with before(store, statement, end_all_others), pytest.raises(StoreError):
-            store.log.submit(opening("a"), TEN)
+            store.log.submit(opening("a", command=b"c"), TEN)
     assert store.log.head() == 0
     assert store.log.submit(opening("a"), TEN) == Appended("a", 1)

@@ -46,7 +46,7 @@ def soundness(what: str, lapse: Lapse) -> Iterator[Row]:
     yield exactly(f"{what}: events (peer: the head's position)", events, head)
     wrong = sum(abs(counted.get(scope, 0) - alive.get(scope, 0)) for scope in counted | alive)
     yield exactly(f"{what}: sessions that the counters miscount (peer: none)", wrong, 0)
-    findings = list(check_log(lapse.engines, lapse.log, lambda *_: None))
+    findings = list(check_log(lapse.engines, lapse.log, lapse.clock(), lambda *_: None))
     for finding in findings[:10]:
         say(f"  {finding}")
     name = f"{what}: gaps, events altered, states unlike replay (peer: none)"
