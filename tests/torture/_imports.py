@@ -63,7 +63,9 @@ def killed_import(scale: Scale, server: PostgresServer) -> Iterator[Row]:
         for database, new in new_databases(server).items():
             what = f"{database}, import of {scale.imported:,} lines killed {scale.stops} times"
             with new() as url, tempfile.TemporaryDirectory() as keys:
-                killed = _kill_imports(scale.stops, path, url, Path(keys))
+                # Short enough that an import is not done by then.
+                longest = min(0.3, scale.imported / 100_000)
+                killed = _kill_imports(scale.stops, longest, path, url, Path(keys))
                 report = _ingested([path], "combined", POLICY, url, Path(keys))
                 with lapse_on(url, Path(keys)) as lapse:
                     yield exactly(f"{what}: runs cut short (peer: kills)", killed, scale.stops)
@@ -75,8 +77,9 @@ def killed_import(scale: Scale, server: PostgresServer) -> Iterator[Row]:
                     yield from soundness(what, lapse)
 
 
-def _kill_imports(kills: int, path: Path, url: str, keys: Path) -> int:
-    """How many runs were killed before they were done."""
+def _kill_imports(kills: int, longest: float, path: Path, url: str, keys: Path) -> int:
+    """How many runs were killed before they were done, each up to `longest` seconds after it wrote
+    something."""
     dice = random.Random(SEED)
     killed = 0
     with lapse_on(url, keys) as lapse:
@@ -86,7 +89,7 @@ def _kill_imports(kills: int, path: Path, url: str, keys: Path) -> int:
             with lapse_command(arguments, url, keys) as process:
                 wait_until(partial(_has_grown, lapse, before), 60, "an append")
                 with suppress(TimeoutExpired):
-                    process.wait(dice.uniform(0, 0.3))
+                    process.wait(dice.uniform(0, longest))
                 process.kill()
                 killed += process.wait() != 0
             _let_the_lease_run_out(lapse)
