@@ -14,16 +14,20 @@ from itertools import islice
 from typing import Any
 from weakref import WeakSet
 
+import orjson
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from adapters.log.engine import Engines
 from adapters.log.event_log import SqlLog
+from adapters.log.notices import Notices
 from adapters.log.wakeups import POLL_SECONDS
 from domain.errors import LapseError
 from domain.ports import Recorded
 
 _log = structlog.get_logger(component="feed")
 
+CHANNEL = "lapse_progress"
 KEPT = 20_000
 """Events kept in memory for those who watch."""
 PAGE = 500
@@ -42,6 +46,13 @@ class Passing:
     at: int
     data: Mapping[str, Any]
 
+    def to_text(self) -> str:
+        return orjson.dumps(vars(self)).decode()
+
+    @staticmethod
+    def from_text(text: str) -> "Passing":
+        return Passing(**orjson.loads(text))
+
 
 @dataclass(eq=False)
 class Watcher:
@@ -57,8 +68,10 @@ class Watcher:
 class Feed:
     """Start it with `with`; `follow` it from any event loop."""
 
-    def __init__(self, log: SqlLog) -> None:
+    def __init__(self, log: SqlLog, engines: Engines) -> None:
         self._log = log
+        self._engines = engines
+        self._notices: Notices | None = None
         self._newest: deque[Recorded] = deque(maxlen=KEPT)
         self._head = 0
         self._lock = threading.Lock()
@@ -70,11 +83,14 @@ class Feed:
     def __enter__(self) -> "Feed":
         self._head = self._log.head()
         self._log.wakeups.listen(self._woken)
+        self._notices = Notices(self._engines, CHANNEL, self._hear)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
+        if self._notices is not None:
+            self._notices.close()
         self._thread.join()
         self._log.wakeups.unlisten(self._woken)
 
@@ -90,7 +106,17 @@ class Feed:
         return self._head
 
     def publish(self, note: Passing) -> None:
-        """Tell everybody who watches now."""
+        """Tell everybody who watches now, at every instance. Raises ValueError if it is too long,
+        and StoreError."""
+        if self._notices is not None:
+            self._notices.publish(note.to_text())
+
+    def _hear(self, text: str) -> None:
+        try:
+            note = Passing.from_text(text)
+        except (ValueError, TypeError):
+            _log.error("feed", operation="hear", result="not a note")  # of another version
+            return
         with self._lock:
             watchers = [watcher for watcher in self._watchers if watcher.takes(note)]
         for watcher in watchers:

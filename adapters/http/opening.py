@@ -26,7 +26,7 @@ def open_http(lapse: Lapse) -> Iterator[FastAPI]:
         closing(RequestLog(lapse.engines)) as requests,
         closing(opened_heartbeats(lapse)) as heartbeats,
         _forgetting(requests, lapse),
-        Feed(lapse.log) as feed,
+        Feed(lapse.log, lapse.engines) as feed,
     ):
         epoch = store_of(lapse.engines)
         yield create_app(Service(lapse, tokens, requests, heartbeats, epoch), feed)

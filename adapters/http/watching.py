@@ -142,7 +142,10 @@ def progress(
             "use one of the usual six, or declare it in the policy under `progress`",
         )
     note = Passing(body.type, session_id, session.policy, here.now(), body.data)
-    feed_of(request).publish(note)
+    try:
+        feed_of(request).publish(note)
+    except ValueError:
+        raise Refused(422, "invalid", "The request is not as described", "too much data") from None
     return Response(status_code=202)
 
 

@@ -157,7 +157,7 @@ class Engines:
         """A driver's connection of its own, outside the pool and in autocommit mode, for a
         thread that keeps it for long. The caller closes it."""
         self._check_open()
-        with translated():
+        with translated(), postgres.connecting():
             fairy = self._reading.raw_connection()
             fairy.detach()
             return fairy.dbapi_connection
@@ -272,7 +272,8 @@ def _checked_sqlite_url(parsed: URL) -> URL:
 @contextmanager
 def _pooled(engine: Engine) -> Iterator[PoolProxiedConnection]:
     """Given back to the pool at the end, which rolls back what was not committed."""
-    connection = engine.raw_connection()
+    with postgres.connecting():
+        connection = engine.raw_connection()
     try:
         yield connection
     finally:

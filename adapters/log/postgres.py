@@ -3,7 +3,8 @@
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Literal
 
@@ -146,6 +147,17 @@ def run(
         raise _as_sqlalchemy_error(connection, statement, error) from error
 
 
+@contextmanager
+def connecting() -> Iterator[None]:
+    """SQLAlchemy hands out the driver's own connection with the driver's own errors."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise DBAPIError.instance(
+            None, None, error, psycopg2.Error, hide_parameters=True
+        ) from error
+
+
 def _as_sqlalchemy_error(
     connection: Connection | PoolProxiedConnection, statement: str, error: psycopg2.Error
 ) -> BaseException:
@@ -197,9 +209,31 @@ def listen(connection: Any, channel: str, wake: Callable[[], None], stop: socket
     connection: a driver's connection in autocommit mode, used by nobody else.
     Raises one of ConnectionLost when the connection breaks.
     """
+    # Woken at first for what was committed before LISTEN took effect.
+    for _ in _notifications(connection, channel, stop, wake):
+        wake()
+
+
+def hear(
+    connection: Any,
+    channel: str,
+    take: Callable[[str], None],
+    stop: socket.socket,
+    begun: Callable[[], None],
+) -> None:
+    """Calls `take` with the payload of every notification, until `stop` becomes readable. begun:
+    called once none is missed any more. Otherwise as `listen`."""
+    for payloads in _notifications(connection, channel, stop, begun):
+        for payload in payloads:
+            take(payload)
+
+
+def _notifications(
+    connection: Any, channel: str, stop: socket.socket, begun: Callable[[], None]
+) -> Iterator[list[str]]:
     with connection.cursor() as cursor:
         cursor.execute(f"LISTEN {quoted(channel)}")
-    wake()  # for what was committed before LISTEN took effect
+    begun()
     with selectors.DefaultSelector() as selector:
         selector.register(stop, selectors.EVENT_READ)
         selector.register(connection, selectors.EVENT_READ)
@@ -209,8 +243,9 @@ def listen(connection: Any, channel: str, wake: Callable[[], None], stop: socket
                 return
             connection.poll()
             if connection.notifies:
+                payloads = [notification.payload for notification in connection.notifies]
                 connection.notifies.clear()
-                wake()
+                yield payloads
 
 
 ConnectionLost = (psycopg2.OperationalError, psycopg2.InterfaceError)

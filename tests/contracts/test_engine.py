@@ -284,3 +284,15 @@ def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
                 connection.exec_driver_sql("CREATE TABLE t (n integer)")
             for file in tmp_path.glob(f"{path.name}*"):
                 assert file.stat().st_mode & 0o777 == mode, file.name
+
+
+def test_a_server_that_is_away_is_said_however_one_asks(tmp_path: Path) -> None:
+    """Also past SQLAlchemy, on the driver's own connection."""
+    nowhere = f"postgresql://lapse@/lapse?host={tmp_path}"
+    with closing(open_engines(nowhere)) as engines:
+        with pytest.raises(StoreUnavailable), engines.driver():
+            pass
+        with pytest.raises(StoreUnavailable):
+            engines.detached()
+        with pytest.raises(StoreUnavailable), engines.read():
+            pass

@@ -112,7 +112,7 @@ def site(
         tokens = Tokens(key, lapse.keyring.lookup, lapse.clock)
         with (
             closing(opened_heartbeats(lapse)) as heartbeats,
-            Feed(lapse.log) as feed,
+            Feed(lapse.log, lapse.engines) as feed,
         ):
             service = Service(lapse, tokens, requests, heartbeats, epoch="test")
             app = create_app(service, feed)

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from adapters.http.feed import Feed, Passing
 from adapters.http.server import bind, serving, url_of
 from domain.policy import DAY, HOUR, MINUTE, SECOND
 from tests.adapters.http.conftest import Site
@@ -111,6 +112,22 @@ def test_progress_is_told_and_kept_nowhere(site: Site, live: str) -> None:
     for wrong in ({"x": "y" * 201}, {"x": [1]}, {"X Y": 1}):
         site.ask("POST", f"{path}/progress", {"type": "error", "data": wrong}, expect=422)
     assert site.lapse.log.head() == site.lapse.log.history(session)[-1].position
+
+
+def test_progress_reaches_those_who_watch_at_another_instance(site: Site, live: str) -> None:
+    """On PostgreSQL any instance may be told. An embedded database has one."""
+    if site.lapse.engines.dialect == "sqlite":
+        assert site.lapse.engines.dialect == "sqlite"
+        return
+    session = site.session("video-analysis")
+    path = f"/v1/sessions/{session}"
+    with (
+        Feed(site.lapse.log, site.lapse.engines) as other,
+        watching(live, f"{path}/watch", site.token("producer")) as events,
+    ):
+        other.publish(Passing("error", session, "video-analysis", site.now, {"code": 7}))
+        name, data = events.next()
+        assert (name, data["data"]) == ("error", {"code": 7})
 
 
 def test_who_comes_again_misses_nothing(site: Site, live: str) -> None:
