@@ -95,6 +95,11 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Most bytes of a request's body over HTTP.",
     )
+    rate_limit: str | None = Field(
+        default="2000/second",
+        pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
+        description="Requests of one actor at one instance, such as 2000/second.",
+    )
     cors_origins: list[str] = Field(
         default_factory=list,
         description="Origins whose pages may call the HTTP API, as a JSON list; by default none.",

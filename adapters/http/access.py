@@ -11,6 +11,7 @@ from fastapi import Depends, Request, WebSocket
 from starlette.requests import HTTPConnection
 
 from adapters.http.problems import Refused
+from adapters.http.rates import Rates
 from adapters.http.tokens import Principal, Role, TokenInvalid, Tokens
 
 PUBLIC: frozenset[Role] = frozenset()
@@ -102,10 +103,15 @@ def _verified(connection: HTTPConnection, token: str) -> Principal:
     if not token:
         raise unauthorized("send a token: `Authorization: Bearer ...`; `lapse token` makes one")
     tokens: Tokens = connection.app.state.service.tokens
+    rates: Rates = connection.app.state.rates
+    address = connection.client.host if connection.client is not None else ""
     try:
-        return tokens.verify(token)
+        principal = tokens.verify(token)
     except TokenInvalid as error:
+        rates.failed(address)
         raise unauthorized(f"the token is refused: {error}") from None
+    rates.count(principal.actor)
+    return principal
 
 
 def unauthorized(detail: str) -> Refused:

@@ -14,11 +14,13 @@ from adapters.http.feed import Feed
 from adapters.http.metrics import Metrics
 from adapters.http.middleware import Recorded
 from adapters.http.models import ProblemView
+from adapters.http.rates import Rates
 from adapters.http.service import Service
 
 _PROBLEM = {"model": ProblemView, "content": {problems.MEDIA_TYPE: {}}}
 _COMMON: Mapping[int | str, dict[str, Any]] = {
     401: {**_PROBLEM, "description": "No token, or one that is refused."},
+    429: {**_PROBLEM, "description": "Too many requests, or a limit of the policy."},
     403: {**_PROBLEM, "description": "The token's role, policy or session does not allow it."},
     422: {**_PROBLEM, "description": "Not as described; says where, never repeats what was sent."},
     503: {**_PROBLEM, "description": "The database or the keys cannot be reached; try again."},
@@ -44,6 +46,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     )
     app.state.service = service
     app.state.feed = feed
+    app.state.rates = Rates(settings.rate_limit)
     app.state.metrics = Metrics()
     problems.install(app)
     app.include_router(sessions.router, responses=dict(_OF_A_SESSION))

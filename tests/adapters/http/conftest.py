@@ -102,7 +102,11 @@ def site(
     clock = tmp_path / "clock"
     clock.write_text(str(format_instant(START)))
     settings = load_settings(
-        database_url=database_url, key_url=key_url, env="test", clock=f"file:{clock}"
+        database_url=database_url,
+        key_url=key_url,
+        env="test",
+        clock=f"file:{clock}",
+        rate_limit="100000/hour",
     )
     with (
         open_lapse(settings) as lapse,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.http.access import ACCESS
+from adapters.http.rates import Rates
 from adapters.http.tokens import Role
 from domain.policy import DAY, HOUR, MINUTE
 from tests.adapters.http.conftest import Site
@@ -256,3 +257,26 @@ def test_a_service_without_its_database_is_not_ready(site: Site) -> None:
     answer = site.client.get("/health/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
     assert site.client.get("/health/live").status_code == 200
+
+
+def test_one_client_cannot_take_all_of_the_service(site: Site) -> None:
+    """Beyond its rate an actor waits; others do not."""
+    app: Any = site.client.app
+    app.state.rates = Rates("5/hour")
+    for _ in range(5):
+        site.ask("GET", "/v1/sessions")
+    problem = site.ask("GET", "/v1/sessions", expect=429)
+    assert problem["type"] == "urn:lapse:problem:rate"
+    site.ask("GET", "/v1/statistics", role="operator")
+
+
+def test_who_guesses_tokens_is_stopped(site: Site) -> None:
+    """Twenty a minute from one address. Whoever has a good one at the same address does not wait."""
+    token = site.token("producer")
+    for _ in range(20):
+        site.ask("GET", "/v1/sessions", token=unsigned(token), expect=401)
+    headers = {"Authorization": f"Bearer {unsigned(token)}"}
+    answer = site.client.get("/v1/sessions", headers=headers)
+    assert answer.status_code == 429
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    site.ask("GET", "/v1/sessions", token=token)
