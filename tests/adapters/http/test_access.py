@@ -271,7 +271,7 @@ def test_one_client_cannot_take_all_of_the_service(site: Site) -> None:
 
 
 def test_who_guesses_tokens_is_stopped(site: Site) -> None:
-    """Twenty a minute from one address. Whoever has a good one at the same address does not wait."""
+    """Twenty a minute from one address; whoever has a good one there does not wait."""
     token = site.token("producer")
     for _ in range(20):
         site.ask("GET", "/v1/sessions", token=unsigned(token), expect=401)
