@@ -196,6 +196,16 @@ def stream_of(name: str) -> str:
     return f"policy:{name}"
 
 
+def notes(policy: RetentionPolicy) -> tuple[str, ...]:
+    """What is allowed and may not be meant."""
+    if any(rule.do is Do.ERASE and rule.scope is Scope.EVERYTHING for rule in policy.rules):
+        return ()
+    return (
+        "nothing erases everything: a session stays, with who takes part (sealed), until somebody "
+        "erases it",
+    )
+
+
 # -- durations and sizes ----------------------------------------------------------------------
 
 _UNITS = {

@@ -32,6 +32,7 @@ from domain.policy import (
     Versions,
     format_duration,
     in_force,
+    notes,
     parse,
     to_document,
 )
@@ -59,8 +60,16 @@ def check(file: File, as_json: Json = False) -> None:
             raise typer.Exit(FAILED) from None
         if as_json:
             names = [policy.name for policy in found]
-            print_json({"ok": True, "policies": names, "problems": []})
+            said = [
+                {"place": f"policy.{policy.name}", "what": note}
+                for policy in found
+                for note in notes(policy)
+            ]
+            print_json({"ok": True, "policies": names, "problems": [], "notes": said})
         else:
+            for policy in found:
+                for note in notes(policy):
+                    console.print(f"note: policy.{policy.name}: {note}", markup=False)
             console.print(f"{len(found)} {'policy' if len(found) == 1 else 'policies'}, no errors")
 
 

@@ -26,6 +26,7 @@ from domain.policy import (
     format_duration,
     from_document,
     in_force,
+    notes,
     parse,
     parse_duration,
     parse_size,
@@ -835,3 +836,15 @@ class TestVersions:
     def test_they_stand_in_the_log_under_a_stream_of_their_own(self) -> None:
         """No session can have that id."""
         assert stream_of("reading-room") == "policy:reading-room"
+
+
+def test_a_policy_that_keeps_sessions_for_ever_is_noted() -> None:
+    """It is allowed, since somebody may want just that; whoever checks it is told."""
+    forever = (
+        '[policy.p]\nrules = [{ since = "failed", after = "7d", do = "erase", scope = "files" }]'
+    )
+    [policy] = parse(forever).values()
+    assert len(notes(policy)) == 1
+    ends = '[policy.p]\nrules = [{ since = "created", after = "7d", do = "erase" }]'
+    [policy] = parse(ends).values()
+    assert notes(policy) == ()
