@@ -543,6 +543,7 @@ class TestPolicyChange:
             "ok": True,
             "policies": ["reading-room"],
             "problems": [],
+            "notes": [],
         }
         before = databases.contents(site.database_url)
         impact = site.ask("policy", "impact", quarter)
