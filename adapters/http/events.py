@@ -93,7 +93,7 @@ def audit_requests(
     session: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
 ) -> Mapping[str, Any]:
     """Who asked what, the newest first, for a year."""
-    found = here.requests.page(here.now(), before=after, limit=limit, actor=actor, session=session)
+    found = here.requests.page(before=after, limit=limit, actor=actor, session=session)
     return {
         "requests": [
             {

@@ -8,7 +8,6 @@ one whose answer held personal data names the kind, and is on disk before that a
 import re
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,7 +15,6 @@ import structlog
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Index,
     Integer,
     MetaData,
@@ -25,12 +23,12 @@ from sqlalchemy import (
     inspect,
     select,
 )
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from adapters.log import postgres
 from adapters.log.committer import Committer
 from adapters.log.engine import Engines
-from domain.errors import StoreError
-from domain.policy import DAY, SECOND
+from domain.errors import StoreBusy, StoreError
+from domain.policy import SECOND
 
 _log = structlog.get_logger(component="requests")
 
@@ -38,7 +36,13 @@ TERM_MONTHS = 12
 """How many whole months stay beside the running one."""
 MOST_WAITING = 50_000
 """Entries that may wait to be written; beyond it requests wait too."""
+WRITTEN_SECONDS = 30.0
+"""How long an answer with personal data waits for its entry."""
 _NAME = re.compile(r"requests_(\d{4})_(\d{2})")
+# SQLite numbers rows by itself only in a column declared INTEGER.
+_NUMBER = Integer().with_variant(BigInteger, "postgresql")
+_PER_MONTH = 10**12
+"""Room for the numbers of one month."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class RequestLog:
         self._engines = engines
         self._metadata = MetaData()
         self._tables: dict[str, Table] = {}
+        self._made: set[str] = set()
         self._lock = threading.Lock()
         self._committer: Committer[Entry, None] = Committer(
             self._write, name="lapse-requests", queue_weight=MOST_WAITING
@@ -79,14 +84,16 @@ class RequestLog:
         """
         pending = self._committer.submit(entry)
         if entry.read is not None:
-            pending.result(timeout=30.0)
+            try:
+                pending.result(timeout=WRITTEN_SECONDS)
+            except TimeoutError:
+                raise StoreBusy("the entry of this request was not written in time") from None
 
     def close(self) -> None:
         self._committer.close()
 
     def page(
         self,
-        now: int,
         *,
         before: int | None = None,
         limit: int = 100,
@@ -125,6 +132,7 @@ class RequestLog:
         for month in gone:
             with self._engines.write() as connection:
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {month}")
+            self._made.discard(month)
         return gone
 
     # -- writing ------------------------------------------------------------------------------
@@ -150,12 +158,15 @@ class RequestLog:
                 connection.execute(self._table(month).insert(), rows)
 
     def _make(self, month: str) -> None:
-        if month in self._tables:
+        """Only this log's one writing thread comes here."""
+        if month in self._made:
             return
-        table = self._table(month)
-        # Another instance may make it at the same moment; then it is there.
-        with suppress(OperationalError, ProgrammingError), self._engines.write() as connection:
-            _create(connection, table)
+        with self._engines.write() as connection:
+            if self._engines.dialect == "postgresql":
+                # Another instance may make it at the same moment; then it is there.
+                postgres.lock_schema_changes(connection)
+            self._table(month).create(connection, checkfirst=True)
+        self._made.add(month)
 
     def _table(self, month: str) -> Table:
         with self._lock:
@@ -164,9 +175,7 @@ class RequestLog:
                 table = self._tables[month] = Table(
                     month,
                     self._metadata,
-                    Column(
-                        "id", Integer().with_variant(BigInteger, "postgresql"), primary_key=True
-                    ),
+                    Column("id", _NUMBER, primary_key=True),
                     Column("at", BigInteger, nullable=False),
                     Column("actor", Text),
                     Column("role", Text),
@@ -186,16 +195,6 @@ class RequestLog:
         return sorted(name for name in names if _NAME.fullmatch(name))
 
 
-# SQLite numbers rows by themselves only in a column declared INTEGER.
-_NUMBER = Integer().with_variant(BigInteger, "postgresql")
-_PER_MONTH = 10**12
-"""Room for the numbers of one month."""
-
-
-def _create(connection: Connection, table: Table) -> None:
-    table.create(connection, checkfirst=True)
-
-
 def _month(at: int) -> str:
     moment = datetime.fromtimestamp(at // SECOND, UTC)
     return f"requests_{moment.year:04d}_{moment.month:02d}"
@@ -209,12 +208,8 @@ def _number(month: str) -> int:
     return int(match[1]) * 12 + int(match[2]) - 1
 
 
-FORGET_EVERY = DAY
-"""How often months that are over are looked for."""
-
-
 def forget_old(log: RequestLog, now: int) -> None:
-    """Drop what is over its term; a failure is logged and tried again the next day."""
+    """Drop what is over its term; a failure is logged and tried again the next time."""
     try:
         for month in log.forget(now):
             _log.info("requests", operation="forget", result="done", month=month)
