@@ -95,7 +95,7 @@ async def watch(
     """The session's events and progress as they come, `expiring` at least a minute before its end,
     until it is erased. 410 when it is over already."""
     await run_in_threadpool(_must_be_watchable, here, who, session_id)
-    begin = _begin(here, request, last_event or after)
+    begin = await _begin(here, request, last_event or after)
     watcher = _watcher_of(request, session_id)
     return EventSourceResponse(
         _encoded(_of_session(here, request, session_id, begin, watcher)), headers=_UNBUFFERED
@@ -111,7 +111,7 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
     try:
         who = principal_of_socket(socket, "/v1/sessions/{session_id}/watch")
         await run_in_threadpool(_must_be_watchable, here, who, session_id)
-        begin = _begin(here, socket, after)
+        begin = await _begin(here, socket, after)
     except Refused as error:
         await socket.close(4000 + error.status, error.title)
         return
@@ -164,7 +164,7 @@ async def stream(
     """The whole log as it grows, or one policy's part of it."""
     if policy is not None:
         may_touch(who, policy)
-    begin = _begin(here, request, last_event or after)
+    begin = await _begin(here, request, last_event or after)
     allowed = {policy} if policy is not None else who.policies
 
     def wants(recorded: Recorded) -> bool:
@@ -190,7 +190,7 @@ class Begin:
     reset: bool = False
 
 
-def _begin(here: Service, request: Request | WebSocket, text: str | None) -> Begin:
+async def _begin(here: Service, request: Request | WebSocket, text: str | None) -> Begin:
     feed = feed_of(request)
     if text is None:
         return Begin(feed.head)
@@ -198,8 +198,12 @@ def _begin(here: Service, request: Request | WebSocket, text: str | None) -> Beg
         position = position_of(text, here.epoch)
     except Refused:
         return Begin(0, reset=True)
-    # A cursor from the future is one of a log that was cut: there is nothing to go on from.
-    return Begin(position) if position <= max(feed.head, here.lapse.log.head()) else Begin(0, True)
+    if position <= feed.head:
+        return Begin(position)
+    # Another instance may have told of what this one has not read yet. A cursor from the future is
+    # one of a log that was cut: there is nothing to go on from.
+    head = await run_in_threadpool(here.lapse.log.head)
+    return Begin(position) if position <= head else Begin(0, reset=True)
 
 
 async def _messages(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from threading import current_thread
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from adapters.http.cursors import cursor
 from adapters.http.feed import Feed, Passing
 from adapters.http.server import bind, serving, url_of
 from domain.policy import DAY, HOUR, MINUTE, SECOND
@@ -153,6 +155,33 @@ def test_a_cursor_of_another_log_is_reset(site: Site, live: str) -> None:
     with watching(live, path, site.token("producer"), Last_Event_ID="nonsense") as events:
         assert events.next() == ("reset", {"earliest": 1})
         assert events.names(1) == ["created"]
+
+
+def test_a_cursor_keeps_nobody_else_waiting(
+    site: Site, live: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is asked only for a cursor beyond what was read, and never where all requests
+    are served; one beyond the end of the log is reset."""
+    session = site.session()
+    path, token = f"/v1/sessions/{session}/watch", site.token("producer")
+    with watching(live, path, token, Last_Event_ID=cursor("test", 0)) as events:
+        events.next()
+        known = events.last_id
+    head = site.lapse.log.head
+    asked: list[str] = []
+
+    def watched_head() -> int:
+        asked.append(current_thread().name)
+        return head()
+
+    monkeypatch.setattr(site.lapse.log, "head", watched_head)
+    assert known is not None
+    with watching(live, path, token, Last_Event_ID=known):
+        assert asked == []
+    with watching(live, path, token, Last_Event_ID=cursor("test", 10**6)) as events:
+        assert events.next()[0] == "reset"
+    assert len(asked) == 1
+    assert "lapse-http" not in asked
 
 
 @pytest.mark.row("G3")
