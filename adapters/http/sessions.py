@@ -47,7 +47,7 @@ from adapters.http.service import (
     the_service,
     view_document,
 )
-from adapters.http.tokens import LONGEST, Principal, Role, TokenInvalid
+from adapters.http.tokens import LONGEST, Principal, Role, TokenExpired, TokenInvalid
 from adapters.log.transcoder import decode_state
 from domain.errors import (
     Conflict,
@@ -307,8 +307,10 @@ def redeem(body: Redemption, request: Request, who: Someone, here: Here) -> Mapp
     if body.invite is not None:
         try:
             held = here.tokens.verify(body.invite)
-        except TokenInvalid as error:
-            raise InviteRefused("expired" if "expired" in str(error) else "unknown") from None
+        except TokenExpired:
+            raise InviteRefused("expired") from None
+        except TokenInvalid:
+            raise InviteRefused("unknown") from None
     if held.invite is None or held.session is None:
         raise InviteRefused("unknown")
     request.state.session = held.session

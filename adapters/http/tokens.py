@@ -85,6 +85,10 @@ class TokenInvalid(Exception):
     """A token is refused. `str()` says why, without the token."""
 
 
+class TokenExpired(TokenInvalid):
+    """It was good once."""
+
+
 class Tokens:
     """Mints and verifies tokens.
 
@@ -175,7 +179,7 @@ class Tokens:
                 exp={"essential": True},
             ).validate(decoded.claims)
         except ExpiredTokenError:
-            raise TokenInvalid("it has expired") from None
+            raise TokenExpired("it has expired") from None
         except (JoseError, ValueError, TypeError, KeyError):
             raise TokenInvalid("it is not signed by a known key, or not for Lapse") from None
         return self._principal(decoded.claims), int(decoded.claims["exp"]) * SECOND
