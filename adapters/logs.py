@@ -5,9 +5,23 @@ Callers log closed names, ids, counts and times; texts of exceptions only where 
 
 import logging
 import sys
+import traceback
 
 import stamina.instrumentation
 import structlog
+
+_OURS = ("adapters", "domain", "projections", "migrations")
+
+
+def place_of(error: BaseException) -> str:
+    """Module and line of ours in which an error arose that nobody foresaw: with its class, all that
+    is said of it, since its text and the lines of a traceback may quote what it met."""
+    place = "?"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in _OURS:
+            place = f"{module}:{line}"
+    return place
 
 
 def configure_logs(level: str) -> None:

@@ -17,7 +17,6 @@ from functools import partial
 from itertools import zip_longest
 from threading import Event as ThreadEvent
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 import stamina
@@ -41,6 +40,7 @@ from adapters.log.engine import Engines
 from adapters.log.event_log import SqlLog
 from adapters.log.schema import events as log_events
 from adapters.log.wakeups import POLL_SECONDS
+from adapters.logs import place_of
 from domain.errors import CorruptEvent, LapseError, StoreError
 from domain.policy import SECOND
 from domain.ports import PARTITION, Recorded
@@ -375,7 +375,7 @@ class Projector:
             generation=copy.generation,
             position=copy.position + 1,
             error=failure,
-            place=_place(error.__traceback__),
+            place=place_of(error),
             attempts=attempts,
         )
         with self._engines.write() as connection:
@@ -542,7 +542,7 @@ class Projector:
                 result="failed",
                 duration_ms=_milliseconds(started),
                 error=type(error).__name__,
-                place=_place(error.__traceback__),
+                place=place_of(error),
             )
             raise
 
@@ -587,12 +587,3 @@ def _locked_generations(connection: Connection, name: str) -> tuple[int, int | N
 
 def _milliseconds(started: float) -> float:
     return round((perf_counter() - started) * 1000, 1)
-
-
-def _place(traceback: TracebackType | None) -> str:
-    """Module and line where an error arose."""
-    place = "unknown"
-    while traceback is not None:
-        place = f"{traceback.tb_frame.f_globals.get('__name__')}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return place

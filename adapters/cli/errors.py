@@ -6,7 +6,6 @@
 
 import signal
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +15,7 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.clock import format_instant
+from adapters.logs import place_of
 from domain.errors import (
     ClockHeld,
     Conflict,
@@ -77,22 +77,12 @@ def refusals() -> Iterator[None]:
             if isinstance(error, Exception):
                 # A fault of Lapse, or a row that somebody changed. Its text may quote what it met.
                 say_error(
-                    f"an error that nobody foresaw ({type(error).__name__} at {_place(error)}); "
+                    f"an error that nobody foresaw ({type(error).__name__} at {place_of(error)}); "
                     "what was acknowledged is kept. `lapse db check` tells whether the database "
                     "is sound; if it is, please report this line"
                 )
                 raise typer.Exit(FAILED) from None
             raise
-
-
-def _place(error: Exception) -> str:
-    """Module and line of ours in which it happened, without paths of the machine."""
-    place = "?"
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        module = frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] in ("adapters", "domain", "projections", "migrations"):
-            place = f"{module}:{line}"
-    return place
 
 
 def _said(error: LapseError) -> str:

@@ -41,6 +41,7 @@ from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.types import TypeEngine
 
 from adapters.log import postgres
+from adapters.log.bulk import array_literals
 from adapters.log.engine import Engines
 from domain.errors import StoreError, StoreUnavailable
 
@@ -405,15 +406,17 @@ class PostgresEventTable(EventTable):
             raise _head_missing()
         return int(head[0])
 
-    def _arrays(self, rows: Sequence[Row]) -> tuple[str, str, str, str]:
-        ids = [row.originator_id for row in rows]
-        return (
-            postgres.plain_array([i.hex for i in ids])
-            if self.holds_uuids
-            else postgres.text_array(ids),
-            postgres.plain_array([row.originator_version for row in rows]),
-            postgres.text_array([row.topic for row in rows]),
-            postgres.bytea_array([row.state for row in rows]),
+    def _arrays(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        return array_literals(
+            [
+                (
+                    row.originator_id.hex if self.holds_uuids else row.originator_id,
+                    row.originator_version,
+                    row.topic,
+                    row.state,
+                )
+                for row in rows
+            ]
         )
 
     def _insert_rows(self, connection: Connection, before: int, rows: Sequence[Row]) -> None:

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from sqlalchemy import Connection, inspect
 
+from adapters.log import postgres
 from adapters.log.engine import Engines
 from adapters.log.schema import meta
 from adapters.log.transcoder import STATE_FORMAT
@@ -91,7 +92,7 @@ def _run(engines: Engines, direction: str, revision: str) -> None:
     with engines.write() as connection:
         if connection.dialect.name == "postgresql":
             # Two instances that start at once: one migrates, the other then finds it done.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7163520912)")
+            postgres.lock_schema_changes(connection)
         is_new = _revision(connection) is None
         config.attributes["connection"] = connection
         getattr(command, direction)(config, revision)
