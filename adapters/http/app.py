@@ -12,7 +12,7 @@ from adapters.http import events, operations, policies, problems, sessions, watc
 from adapters.http.access import ACCESS
 from adapters.http.feed import Feed
 from adapters.http.metrics import Metrics
-from adapters.http.middleware import Recorded
+from adapters.http.middleware import Recorded, Unforeseen
 from adapters.http.models import ProblemView
 from adapters.http.rates import Rates
 from adapters.http.service import Service
@@ -23,6 +23,7 @@ _COMMON: Mapping[int | str, dict[str, Any]] = {
     429: {**_PROBLEM, "description": "Too many requests, or a limit of the policy."},
     403: {**_PROBLEM, "description": "The token's role, policy or session does not allow it."},
     422: {**_PROBLEM, "description": "Not as described; says where, never repeats what was sent."},
+    500: {**_PROBLEM, "description": "Lapse failed; its log says where."},
     503: {**_PROBLEM, "description": "The database or the keys cannot be reached; try again."},
 }
 _OF_A_SESSION: Mapping[int | str, dict[str, Any]] = {
@@ -54,7 +55,9 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(watching.sockets)
     for module in (policies, events, operations):
         app.include_router(module.router)
+    # From the innermost to the outermost.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.http_body)
+    app.add_middleware(Unforeseen)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from adapters.clock import format_instant
+from adapters.logs import place_of
 from domain.errors import (
     ClockHeld,
     Conflict,
@@ -34,6 +36,8 @@ from domain.errors import (
     StoreBusy,
     StoreError,
 )
+
+_log = structlog.get_logger(component="http")
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:lapse:problem:"
@@ -198,7 +202,20 @@ def answer_to(error: LapseError) -> Response:
     for kind, answer in _ANSWERS:
         if isinstance(error, kind):
             return answer(error)
-    return problem(500, "internal", "Lapse failed", "the operators were told")
+    return unforeseen(error)
+
+
+def too_large() -> Response:
+    detail = "LAPSE_HTTP_BODY says how many bytes are taken"
+    return problem(413, "too-large", "The body is too large", detail)
+
+
+def unforeseen(error: Exception) -> Response:
+    """The problem behind an error that nobody foresaw. Its class and place are logged, and nothing
+    that it says."""
+    kind = type(error).__name__
+    _log.error("http", operation="answer", result="failed", error=kind, place=place_of(error))
+    return problem(500, "internal", "Lapse failed", "its log says where")
 
 
 def install(app: FastAPI) -> None:
@@ -228,13 +245,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _(_request: Request, error: HTTPException) -> Response:
+        if error.status_code == 413:
+            return too_large()
         name, title = _STATUSES.get(error.status_code, ("refused", "The request is refused"))
         return problem(
             error.status_code, name, title, title.lower(), headers=dict(error.headers or {})
         )
 
     @app.exception_handler(SQLAlchemyError)
-    def _(_request: Request, _error: SQLAlchemyError) -> Response:
+    def _(_request: Request, error: SQLAlchemyError) -> Response:
+        unforeseen(error)
         return problem(503, "store", "The database did not do it", "nothing was changed")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ class Site:
     lapse: Lapse
     service: Service
     clock: Path
-    tokens: dict[tuple[str, tuple[str, ...] | None], str] = field(default_factory=dict)
 
     @property
     def now(self) -> int:
@@ -120,5 +119,5 @@ def site(
         ):
             service = Service(lapse, tokens, requests, heartbeats, epoch="test")
             app = create_app(service, feed)
-            with TestClient(app, raise_server_exceptions=False) as client:
+            with TestClient(app) as client:
                 yield Site(client, lapse, service, clock)

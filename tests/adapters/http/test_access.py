@@ -5,11 +5,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from adapters.http.access import ACCESS
 from adapters.http.rates import Rates
 from adapters.http.tokens import Role
+from domain.errors import StoreBusy
 from domain.policy import DAY, HOUR, MINUTE
 from tests.adapters.http.conftest import Site
 
@@ -170,6 +175,68 @@ def test_every_request_leaves_an_entry(site: Site) -> None:
         assert secret not in text
     assert {entry["session"] for entry in entries} == {session, None}
     site.ask("GET", "/v1/audit/requests", role="operator", expect=403)
+
+
+@pytest.mark.row("P3.7")
+def test_nothing_is_read_that_cannot_be_written_down(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 instead of personal data; what holds none is answered all the same."""
+    session = site.session()
+    site.join(session, "ann@example.org", name="Ann")
+
+    def refuse(_entry: Any) -> None:
+        raise StoreBusy("others kept the database busy for too long; try again")
+
+    monkeypatch.setattr(site.service.requests, "record", refuse)
+    path = f"/v1/sessions/{session}/participants"
+    headers = {"Authorization": f"Bearer {site.token('producer')}"}
+    answer = site.client.get(path, headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:lapse:problem:store")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "Ann" not in answer.text
+    site.ask("GET", f"/v1/sessions/{session}")
+    text = site.client.get(
+        "/metrics", headers={"Authorization": f"Bearer {site.token('operator')}"}
+    ).text
+    assert f'outcome="5xx",path="{path.replace(session, "{session_id}")}"' in text
+
+
+def test_what_nobody_foresaw_is_told_to_nobody(
+    site: Site,
+    live: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A problem without details over HTTP, a close code over WebSocket; the log has the class of
+    the error and its place, never its text."""
+    session = site.session()
+    token = site.token("producer")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("ann@example.org")
+
+    monkeypatch.setattr(site.lapse.sessions, "view", fail)
+    answer = httpx2.get(
+        f"{live}/v1/sessions/{session}", headers={"Authorization": f"Bearer {token}"}
+    )
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:lapse:problem:internal")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    address = f"{live.replace('http:', 'ws:')}/v1/sessions/{session}/watch"
+    offered = [Subprotocol("lapse"), Subprotocol(f"bearer.{token}")]
+    with (
+        connect(address, subprotocols=offered) as connection,
+        pytest.raises(ConnectionClosed) as closed,
+    ):
+        connection.recv(timeout=20.0)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert said.count("ZeroDivisionError") == 2
+    assert "adapters.http.sessions:" in said
+    assert "ann@example.org" not in said + answer.text
+    assert "Traceback" not in said
 
 
 def test_entries_are_kept_for_a_year(site: Site) -> None:
