@@ -83,18 +83,28 @@ def problem(
 _NOT_STORED = {"Cache-Control": "no-store"}
 
 
+_CREATE = {"rel": "create", "method": "POST", "path": "/v1/sessions"}
+
+
+def options_after(session_id: str, recover_until: int | None) -> list[dict[str, Any]]:
+    """What can be done once a session is over. recover_until: None if it cannot be recovered."""
+    if recover_until is None:
+        return [_CREATE]
+    recover = {
+        "rel": "recover",
+        "method": "POST",
+        "path": f"/v1/sessions/{session_id}/recover",
+        "until": format_instant(recover_until),
+    }
+    return [recover, _CREATE]
+
+
+def option_to_extend(session_id: str) -> dict[str, Any]:
+    """What can be done while it lives."""
+    return {"rel": "extend", "method": "POST", "path": f"/v1/sessions/{session_id}/extend"}
+
+
 def _expired(error: SessionExpired) -> Response:
-    options: list[dict[str, Any]] = []
-    if error.recover_until is not None:
-        options.append(
-            {
-                "rel": "recover",
-                "method": "POST",
-                "path": f"/v1/sessions/{error.session_id}/recover",
-                "until": format_instant(error.recover_until),
-            }
-        )
-    options.append({"rel": "create", "method": "POST", "path": "/v1/sessions"})
     return problem(
         410,
         "session-expired",
@@ -103,7 +113,7 @@ def _expired(error: SessionExpired) -> Response:
         expired_at=format_instant(error.expired_at),
         rule=error.rule,
         recover_until=format_instant(error.recover_until),
-        options=options,
+        options=options_after(error.session_id, error.recover_until),
     )
 
 
@@ -114,7 +124,7 @@ def _erased(error: SessionErased) -> Response:
         "The session was erased",
         str(error),
         erased_at=format_instant(error.erased_at),
-        options=[{"rel": "create", "method": "POST", "path": "/v1/sessions"}],
+        options=[_CREATE],
     )
 
 
@@ -144,7 +154,7 @@ def _invite_to_nowhere(error: InviteLeadsNowhere) -> Response:
         str(over),
         reason=reason,
         ended_at=format_instant(at),
-        options=[_ASK_AGAIN, {"rel": "create", "method": "POST", "path": "/v1/sessions"}],
+        options=[_ASK_AGAIN, _CREATE],
     )
 
 

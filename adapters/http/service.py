@@ -7,7 +7,6 @@ from datetime import datetime
 
 from starlette.requests import HTTPConnection, Request
 
-from adapters.clock import format_instant
 from adapters.documents import session_document
 from adapters.http.access import may_touch
 from adapters.http.heartbeats import Heartbeats
@@ -125,13 +124,3 @@ def micros(at: datetime) -> int:
 def names_what_was_read(request: Request, what: str) -> None:
     """For the log of requests: which personal data the answer holds, by its closed name."""
     request.state.read = what
-
-
-__all__ = [
-    "Service",
-    "format_instant",
-    "micros",
-    "names_what_was_read",
-    "service_of",
-    "view_document",
-]

@@ -38,7 +38,7 @@ from adapters.http.models import (
     SessionView,
     Token,
 )
-from adapters.http.problems import InviteLeadsNowhere, Refused
+from adapters.http.problems import InviteLeadsNowhere, Refused, option_to_extend, options_after
 from adapters.http.service import (
     Service,
     committed,
@@ -424,14 +424,7 @@ def _participant(who: Principal, named: str | None) -> str:
 def _expiry(here: Service, view: View, now: int) -> dict[str, Any]:
     session, ahead = view.session, view.forecast
     expired = session.expired_at is not None
-    options: list[dict[str, Any]] = []
     recover_until = here.lapse.sessions.recover_until(session, now)
-    if recover_until is not None:
-        options.append({"rel": "recover", "method": "POST", "until": format_instant(recover_until)})
-    if expired:
-        options.append({"rel": "create", "method": "POST", "path": "/v1/sessions"})
-    else:
-        options.append({"rel": "extend", "method": "POST"})
     return {
         "id": session.id,
         "state": str(session.phase),
@@ -441,7 +434,9 @@ def _expiry(here: Service, view: View, now: int) -> dict[str, Any]:
         "rule": ahead.rule,
         "policy_version": ahead.policy_version or session.policy_version,
         "recover_until": format_instant(recover_until),
-        "options": options,
+        "options": (
+            options_after(session.id, recover_until) if expired else [option_to_extend(session.id)]
+        ),
     }
 
 

@@ -23,7 +23,7 @@ from adapters.http.access import Someone, authorize, may_touch, principal_of_soc
 from adapters.http.cursors import cursor, position_of
 from adapters.http.feed import Feed, Passing, Watcher
 from adapters.http.models import Name, Progress
-from adapters.http.problems import Refused, answer_to
+from adapters.http.problems import Refused, answer_to, option_to_extend
 from adapters.http.service import Service, service_of, the_service
 from adapters.http.tokens import Principal
 from domain.errors import LapseError
@@ -317,13 +317,7 @@ class _Ending:
         data = {
             "session": self._session_id,
             "deadline": format_instant(deadline),
-            "options": [
-                {
-                    "rel": "extend",
-                    "method": "POST",
-                    "path": f"/v1/sessions/{self._session_id}/extend",
-                }
-            ],
+            "options": [option_to_extend(self._session_id)],
         }
         return Message("expiring", None, data)
 

@@ -18,6 +18,7 @@ from adapters.http.feed import Feed, Passing
 from adapters.http.server import bind, serving, url_of
 from domain.policy import DAY, HOUR, MINUTE, SECOND
 from tests.adapters.http.conftest import Site
+from tests.servers import PostgresServer
 
 PATIENCE = 20.0
 
@@ -116,20 +117,28 @@ def test_progress_is_told_and_kept_nowhere(site: Site, live: str) -> None:
     assert site.lapse.log.head() == site.lapse.log.history(session)[-1].position
 
 
-def test_progress_reaches_those_who_watch_at_another_instance(site: Site, live: str) -> None:
-    """On PostgreSQL any instance may be told. An embedded database has one."""
-    if site.lapse.engines.dialect == "sqlite":
-        assert site.lapse.engines.dialect == "sqlite"
-        return
-    session = site.session("video-analysis")
-    path = f"/v1/sessions/{session}"
-    with (
-        Feed(site.lapse.log, site.lapse.engines) as other,
-        watching(live, f"{path}/watch", site.token("producer")) as events,
-    ):
-        other.publish(Passing("error", session, "video-analysis", site.now, {"code": 7}))
-        name, data = events.next()
-        assert (name, data["data"]) == ("error", {"code": 7})
+class TestInstances:
+    """Several on one database, which then is PostgreSQL."""
+
+    @pytest.fixture(params=["postgresql"])
+    def database_url(self, postgres_server: PostgresServer) -> Iterator[str]:
+        url = postgres_server.create_database()
+        yield url
+        postgres_server.drop_database(url)
+
+    def test_progress_reaches_those_who_watch_at_another_instance(
+        self, site: Site, live: str
+    ) -> None:
+        """Any instance may be told."""
+        session = site.session("video-analysis")
+        path = f"/v1/sessions/{session}"
+        with (
+            Feed(site.lapse.log, site.lapse.engines) as other,
+            watching(live, f"{path}/watch", site.token("producer")) as events,
+        ):
+            other.publish(Passing("error", session, "video-analysis", site.now, {"code": 7}))
+            name, data = events.next()
+            assert (name, data["data"]) == ("error", {"code": 7})
 
 
 def test_who_comes_again_misses_nothing(site: Site, live: str) -> None:

@@ -54,7 +54,20 @@ def test_who_takes_part_is_hidden_at_the_instant(site: Site) -> None:
     assert listed == {"sessions": [], "next": None}
     expiry = site.ask("GET", f"{path}/expiry")
     assert (expiry["expired"], expiry["state"]) == (True, "expired")
-    assert [option["rel"] for option in expiry["options"]][-1] == "create"
+    assert expiry["options"] == problem["options"]
+
+
+def test_what_can_be_done_can_be_called(site: Site) -> None:
+    """Every option has a method and a path: extend while the session lives, then recover."""
+    path = f"/v1/sessions/{site.session()}"
+    [extend] = site.ask("GET", f"{path}/expiry")["options"]
+    assert extend["rel"] == "extend"
+    site.ask(extend["method"], extend["path"], {"until": "2026-01-01T02:00:00Z"})
+    site.wait(2 * HOUR)
+    recover, create = site.ask("GET", f"{path}/expiry")["options"]
+    assert (recover["rel"], create["rel"]) == ("recover", "create")
+    assert site.ask(recover["method"], recover["path"])["state"] == "active"
+    site.ask(create["method"], create["path"], {"policy": "reading-room"}, expect=201)
 
 
 def test_the_same_key_is_the_same_command(site: Site) -> None:
