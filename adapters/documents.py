@@ -7,6 +7,7 @@ from domain.policy import Version, to_document
 from domain.ports import Member, Recorded
 from domain.session import Event, Session
 from domain.timeline import Forecast
+from projections.audit import Entry
 
 _COLUMNS = ("originator_id", "originator_version", "effective_at")
 
@@ -54,6 +55,23 @@ def event_document(recorded: Recorded) -> dict[str, Any]:
         "effective_at": format_instant(event.effective_at),
         "recorded_at": format_instant(recorded.recorded_at),
         "data": fields,
+    }
+
+
+def entry_document(entry: Entry) -> dict[str, Any]:
+    """A row of the audit trail. Times in `detail` are microseconds, as stored."""
+    return {
+        "position": entry.position,
+        "session_id": entry.session_id,
+        "event": entry.event,
+        "effective_at": format_instant(entry.effective_at),
+        "recorded_at": format_instant(entry.recorded_at),
+        "policy": entry.policy,
+        "policy_version": entry.policy_version,
+        "rule": entry.rule,
+        "actor": entry.actor,
+        "token": entry.token,
+        "detail": dict(entry.detail),
     }
 
 

@@ -7,7 +7,7 @@ no sweeper runs. Run several of these queries in one snapshot if they must agree
 `policies` are all versions of every policy; `decode_state` reads the stored state of a row.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,22 +97,19 @@ def live_sessions(
     decode_state: DecodeState,
     now: int,
     *,
-    policy: str | None = None,
-    policies_shown: Collection[str] | None = None,
+    shown: Collection[str] | None = None,
     phase: Phase | None = None,
     after: str = "",
     limit: int = 100,
 ) -> Page:
     """Sessions that are not erased at `now`, in order of id.
 
-    policy, policies_shown: only of this one, of these (None: of all).
-    phase: as it is at `now`: what is overdue to expire is listed as expired. after: `Page.next` of
-    the page before. Raises PolicyUnknown, CorruptState.
+    shown: the policies of which to list them (None: of all). phase: as it is at `now`: what is
+    overdue to expire is listed as expired. after: `Page.next` of the page before.
+    Raises PolicyUnknown, CorruptState.
     """
     limit = min(limit, MOST)
-    shown = policies_shown if policy is None else [policy]
-    wanted = (_sessions.c.policy.in_(shown),) if shown is not None else ()
-    rows = _by_id(connection, (*wanted, *_can_be(phase, now)), after, limit + 1)
+    rows = _by_id(connection, (*_of_policies(shown), *_can_be(phase, now)), after, limit + 1)
     found: list[Listed] = []
     for row in rows:
         session, last_seen = _read(row, decode_state)
@@ -127,6 +124,10 @@ def live_sessions(
     return Page(tuple(found[:limit]), found[limit - 1].session.id if more else None)
 
 
+def _of_policies(shown: Collection[str] | None) -> tuple[ColumnElement[bool], ...]:
+    return (_sessions.c.policy.in_(shown),) if shown is not None else ()
+
+
 def _can_be(phase: Phase | None, now: int) -> tuple[ColumnElement[bool], ...]:
     """Which rows may be in that phase at `now`. Time alone only ever expires or erases."""
     if phase is None:
@@ -136,23 +137,38 @@ def _can_be(phase: Phase | None, now: int) -> tuple[ColumnElement[bool], ...]:
     return (_sessions.c.phase == phase,)
 
 
+def beginning_with(connection: Connection, beginning: str, limit: int) -> Sequence[str]:
+    """Ids of live sessions that begin so. beginning: hexadecimal digits."""
+    # "g" follows every digit of an id, under every collation.
+    query = select(_sessions.c.session_id).where(
+        _sessions.c.partition == PARTITION,
+        _sessions.c.session_id >= beginning,
+        _sessions.c.session_id < beginning + "g",
+    )
+    return connection.execute(query.limit(limit)).scalars().all()
+
+
 # -- due --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Due:
-    """What a sweep would do first to a session, and when that was due.
-
-    deadline: the stored one, by which pages are ordered; never later than `at`.
-    """
+    """What a sweep would do first to a session, and when that was due."""
 
     session: Session
     last_seen: int
-    deadline: int
     at: int
     do: Do
     rule: str
     policy_version: int
+
+
+@dataclass(frozen=True)
+class DuePage:
+    """Some of them, and where the next page begins (None: there is none)."""
+
+    sessions: tuple[Due, ...]
+    next: str | None
 
 
 def due(
@@ -161,27 +177,51 @@ def due(
     decode_state: DecodeState,
     now: int,
     *,
-    after: Due | None = None,
+    shown: Collection[str] | None = None,
+    after: str | None = None,
     limit: int = 100,
-) -> tuple[Due, ...]:
-    """Sessions for which something is due by `now`, in order of their stored deadline.
+) -> DuePage:
+    """Sessions for which something is due by `now`, in order of their stored deadline, which is
+    never later than the instant itself.
 
-    What was seen meanwhile, or is held, is not due and is left out. after: the last of the page
-    before; a page with fewer than `limit` is the last. Raises PolicyUnknown, CorruptState.
+    What was seen meanwhile, or is held, is not due and is left out. shown: as in `live_sessions`.
+    after: `DuePage.next` of the page before.
+    Raises PolicyUnknown, CorruptState; ValueError if `after` comes from nowhere.
     """
     limit = min(limit, MOST)
-    position = (after.deadline, after.session.id) if after is not None else None
     found: list[Due] = []
-    for row in _by_deadline(connection, now, position, limit):
+    end = None
+    for row in _by_deadline(connection, now, _place(after), limit + 1, _of_policies(shown)):
         session, last_seen = _read(row, decode_state)
         next_ = next_due(session, _versions(policies, session), last_seen, now)
         if next_ is None or next_.at > now:
             continue
-        rule, version = next_.rule, next_.version.number
-        found.append(Due(session, last_seen, row.due_at, next_.at, rule.do, rule.name, version))
         if len(found) == limit:
-            break
-    return tuple(found)
+            return DuePage(tuple(found), end)
+        rule, version = next_.rule, next_.version.number
+        found.append(Due(session, last_seen, next_.at, rule.do, rule.name, version))
+        end = f"{row.due_at:x}-{session.id}"
+    return DuePage(tuple(found), None)
+
+
+def _place(after: str | None) -> tuple[int, str] | None:
+    if after is None:
+        return None
+    deadline, _, session_id = after.partition("-")
+    try:
+        return int(deadline, 16), session_id
+    except ValueError:
+        raise ValueError("this is not where a page ended") from None
+
+
+def overdue(connection: Connection, now: int, policy: str | None = None) -> int:
+    """How many sessions a sweep would look at: their stored deadline has passed."""
+    query = select(func.count()).where(
+        _sessions.c.partition == PARTITION,
+        _sessions.c.due_at <= now,
+        *_of_policies([policy] if policy is not None else None),
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 # -- counting ---------------------------------------------------------------------------------
@@ -310,11 +350,15 @@ def _by_id(
 
 
 def _by_deadline(
-    connection: Connection, now: int, after: tuple[int, str] | None, chunk: int
+    connection: Connection,
+    now: int,
+    after: tuple[int, str] | None,
+    chunk: int,
+    conditions: tuple[ColumnElement[bool], ...] = (),
 ) -> Iterator[Row[Any]]:
     """All rows whose stored deadline has passed, read in chunks."""
     deadline, session_id = _sessions.c.due_at, _sessions.c.session_id
-    query = _rows().where(deadline <= now).order_by(deadline, session_id).limit(chunk)
+    query = _rows().where(deadline <= now, *conditions).order_by(deadline, session_id).limit(chunk)
     while True:
         rest = query
         if after is not None:

@@ -2,53 +2,23 @@
 
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import func, select
 
 from adapters.cli.errors import FAILED, refusals, say_error
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, print_json, print_table
 from adapters.clock import format_instant
-from adapters.log.schema import sessions as stored
+from adapters.documents import entry_document, member_document, session_document
 from adapters.log.transcoder import decode_state
 from adapters.wiring import Lapse, open_lapse
 from domain.errors import SettingsInvalid
-from domain.ports import PARTITION, Member
-from domain.session import Phase, Session
-from domain.timeline import Forecast
+from domain.session import Phase
 from projections import active_sessions, audit
 
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="A session's id.")]
-
-
-def document(session: Session, last_seen: int, ahead: Forecast) -> dict[str, Any]:
-    """A session as JSON: the names that outside programs rely on."""
-    return {
-        "id": session.id,
-        "policy": session.policy,
-        "policy_version": ahead.policy_version or session.policy_version,
-        "state": str(session.phase),
-        "tier": str(session.tier),
-        "created_at": format_instant(session.created_at),
-        "last_seen_at": format_instant(max(session.last_seen_at, last_seen)),
-        "participants": session.present,
-        "expires_at": format_instant(ahead.expires_at),
-        "erases_at": format_instant(ahead.erases_at),
-        "rule": ahead.rule,
-        "held": bool(session.holds),
-        "version": session.version,
-    }
-
-
-def _member(member: Member) -> dict[str, Any]:
-    return {
-        "token": member.token,
-        "joined_at": format_instant(member.joined_at),
-        "last_seen_at": format_instant(member.last_seen_at),
-        "left_at": format_instant(member.left_at),
-    }
 
 
 def sessions(
@@ -63,7 +33,13 @@ def sessions(
             help="Only in this state: active, completed, failed or expired.",
         ),
     ] = None,
-    after: Annotated[str, typer.Option("--after", metavar="ID", help="Go on behind this id.")] = "",
+    due: Annotated[
+        bool,
+        typer.Option("--due", help="Only those on which a sweep would act now, and how it would."),
+    ] = False,
+    after: Annotated[
+        str, typer.Option("--after", metavar="ID", help="Go on behind this page.")
+    ] = "",
     limit: Annotated[
         int, typer.Option("--limit", metavar="NUMBER", min=1, max=1000, help="How many.")
     ] = 50,
@@ -73,9 +49,16 @@ def sessions(
     """List sessions as they are now, whether a sweep ran or not."""
     with refusals():
         phase = _phase(state)
+        if due and phase is not None:
+            raise SettingsInvalid("--due shows sessions of any state: leave --state out")
+        options = _given(db, policy=policy, state=state, limit=limit)
         with open_lapse(load(db), create=False) as lapse:
             if policy is not None:
                 lapse.policies.versions(policy)
+            shown = [policy] if policy is not None else None
+            if due:
+                _list_due(lapse, shown, after, limit, f"--due {options}", as_json=as_json)
+                return
             now = lapse.clock()
             with lapse.engines.read() as connection:
                 page = active_sessions.live_sessions(
@@ -83,13 +66,15 @@ def sessions(
                     lapse.policies.known,
                     decode_state,
                     now,
-                    policy=policy,
+                    shown=shown,
                     phase=phase,
                     after=after,
                     limit=limit,
                 )
             hidden = due_now(lapse, policy) if phase is None else 0
-        found = [document(row.session, row.last_seen, row.forecast) for row in page.sessions]
+        found = [
+            session_document(row.session, row.last_seen, row.forecast) for row in page.sessions
+        ]
         if as_json:
             print_json({"sessions": found, "next": page.next})
             return
@@ -102,28 +87,77 @@ def sessions(
             "expires_at",
             "erases_at",
         )
-        print_table(
-            "Sessions",
-            columns,
-            [[session[column] for column in columns] for session in found],
-            first_to_go=("participants", "last_seen_at", "policy", "erases_at"),
+        _print_rows(
+            "Sessions", columns, found, ("participants", "last_seen_at", "policy", "erases_at")
         )
-        if page.next is not None:
-            options = _given(db, policy=policy, state=state, limit=limit)
-            console.print(f"more: lapse sessions {options} --after {page.next}", soft_wrap=True)
-        elif not found and not after and hidden:
+        _say_more(options, page.next)
+        if not found and not after and hidden:
             say_due(hidden)
 
 
-def due_now(lapse: Lapse, policy: str | None = None) -> int:
-    """How many sessions a sweep would look at now: their stored deadline has passed."""
-    query = select(func.count()).where(
-        stored.c.partition == PARTITION, stored.c.due_at <= lapse.clock()
-    )
-    if policy is not None:
-        query = query.where(stored.c.policy == policy)
+def _list_due(
+    lapse: Lapse,
+    shown: Sequence[str] | None,
+    after: str,
+    limit: int,
+    options: str,
+    *,
+    as_json: bool,
+) -> None:
+    """What a sweep would do, the longest overdue first."""
     with lapse.engines.read() as connection:
-        return int(connection.execute(query).scalar_one())
+        try:
+            page = active_sessions.due(
+                connection,
+                lapse.policies.known,
+                decode_state,
+                lapse.clock(),
+                shown=shown,
+                after=after or None,
+                limit=limit,
+            )
+        except ValueError:
+            raise SettingsInvalid("--after: with --due it is what the page before said") from None
+    found = [
+        {
+            "id": one.session.id,
+            "policy": one.session.policy,
+            "policy_version": one.policy_version,
+            "state": str(one.session.phase),
+            "last_seen_at": format_instant(one.last_seen),
+            "due_at": format_instant(one.at),
+            "do": str(one.do),
+            "rule": one.rule,
+        }
+        for one in page.sessions
+    ]
+    if as_json:
+        print_json({"due": found, "next": page.next})
+        return
+    columns = ("id", "policy", "state", "due_at", "do", "rule")
+    _print_rows("Due", columns, found, ("state", "policy"))
+    _say_more(options, page.next)
+
+
+def _print_rows(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    first_to_go: Sequence[str],
+) -> None:
+    cells = [[row[column] for column in columns] for row in rows]
+    print_table(title, columns, cells, first_to_go=first_to_go)
+
+
+def _say_more(options: str, after: str | None) -> None:
+    if after is not None:
+        console.print(f"more: lapse sessions {options} --after {after}", soft_wrap=True)
+
+
+def due_now(lapse: Lapse, policy: str | None = None) -> int:
+    """How many sessions a sweep would look at now."""
+    with lapse.engines.read() as connection:
+        return active_sessions.overdue(connection, lapse.clock(), policy)
 
 
 def say_due(number: int) -> None:
@@ -160,19 +194,14 @@ def show(session_id: SessionId, db: Database = None, as_json: Json = False) -> N
     with refusals(), open_lapse(load(db), create=False) as lapse:
         session_id = _whole_id(lapse, session_id)
         view = lapse.sessions.view(session_id, lapse.clock())
-        found = document(view.session, view.last_seen, view.forecast)
-        members = [_member(member) for member in lapse.vault.members(session_id)]
+        found = session_document(view.session, view.last_seen, view.forecast)
+        members = [member_document(member) for member in lapse.vault.members(session_id)]
         if as_json:
             print_json({**found, "members": members})
             return
         print_table("Session", ("what", "is"), list(found.items()))
         columns = ("token", "joined_at", "last_seen_at", "left_at")
-        print_table(
-            "Participants",
-            columns,
-            [[row[c] for c in columns] for row in members],
-            first_to_go=("left_at", "joined_at"),
-        )
+        _print_rows("Participants", columns, members, ("left_at", "joined_at"))
 
 
 _BEGINNING = re.compile("[0-9a-f]{6,31}")
@@ -185,17 +214,11 @@ def _whole_id(lapse: Lapse, given: str) -> str:
     """
     if not _BEGINNING.fullmatch(given):
         return given
-    # "g" follows every digit of an id, under every collation.
-    query = select(stored.c.session_id).where(
-        stored.c.partition == PARTITION,
-        stored.c.session_id >= given,
-        stored.c.session_id < given + "g",
-    )
     with lapse.engines.read() as connection:
-        found = connection.execute(query.limit(2)).scalars().all()
+        found = active_sessions.beginning_with(connection, given, limit=2)
     if len(found) > 1:
         raise SettingsInvalid(f"several sessions begin with {given}: give more of the id")
-    return str(found[0]) if found else given
+    return found[0] if found else given
 
 
 def audit_show(
@@ -218,15 +241,7 @@ def audit_show(
         stopped = lapse.projector.lag()[audit.NAME]
         with lapse.engines.read() as connection:
             entries = audit.of_session(connection, session_id, after=after, limit=limit)
-        rows = [
-            {
-                **vars(entry),
-                "effective_at": format_instant(entry.effective_at),
-                "recorded_at": format_instant(entry.recorded_at),
-                "detail": dict(entry.detail),
-            }
-            for entry in entries
-        ]
+        rows = [entry_document(entry) for entry in entries]
         unknown = not rows and not after and stopped.failed_at is None
         if unknown:
             say_error(f"nothing is known of {session_id}")
@@ -243,12 +258,7 @@ def audit_show(
                 "actor",
                 "token",
             )
-            print_table(
-                "Audit",
-                columns,
-                [[row[c] for c in columns] for row in rows],
-                first_to_go=("token", "actor", "policy_version"),
-            )
+            _print_rows("Audit", columns, rows, ("token", "actor", "policy_version"))
             if len(rows) == limit:
                 options = f"{_given(db, limit=limit)} --after {rows[-1]['position']}"
                 console.print(f"more: lapse audit show {session_id} {options}", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query
 
 from adapters.clock import format_instant
-from adapters.documents import event_document
+from adapters.documents import entry_document, event_document
 from adapters.http.access import Someone, authorize, may_touch
 from adapters.http.cursors import cursor, position_of
 from adapters.http.models import AuditPage, EventPage, RequestPage
@@ -64,21 +64,7 @@ def audit_session(
         may_touch(who, entry.policy)
     return {
         "session": session_id,
-        "entries": [
-            {
-                "position": entry.position,
-                "event": entry.event,
-                "effective_at": format_instant(entry.effective_at),
-                "recorded_at": format_instant(entry.recorded_at),
-                "policy": entry.policy,
-                "policy_version": entry.policy_version,
-                "rule": entry.rule,
-                "actor": entry.actor,
-                "token": entry.token,
-                "detail": dict(entry.detail),
-            }
-            for entry in found
-        ],
+        "entries": [entry_document(entry) for entry in found],
     }
 
 

@@ -341,6 +341,7 @@ class AuditEntry(Answer):
     """What happened to a session, when, and under which rule."""
 
     position: int
+    session_id: str = Field(description="A session's id, or `policy:NAME`.")
     event: str
     effective_at: str | None
     recorded_at: str | None

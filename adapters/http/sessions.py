@@ -149,14 +149,14 @@ def list_sessions(
     """Sessions as they are now, in order of id, those that are due hidden already."""
     if state is Phase.ERASED:
         raise Refused(422, "invalid", "The request is not as described", "erased ones are gone")
-    policies = here.policies_for(who, policy)
+    shown = here.policies_for(who, policy)
     with here.lapse.engines.read() as connection:
         page = active_sessions.live_sessions(
             connection,
             here.lapse.policies.known,
             decode_state,
             here.now(),
-            policies_shown=policies,
+            shown=shown,
             phase=state,
             after=after or "",
             limit=limit,

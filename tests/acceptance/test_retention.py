@@ -432,6 +432,26 @@ class TestSweep:
         assert site.ask("sweep")["due"] == 0
         assert databases.contents(site.database_url) != before
 
+    def test_what_is_due_is_what_the_sweep_then_does(self, site: Installation) -> None:
+        """The longest overdue first, page by page, with the rule; who was seen is not among it."""
+        record(site, "web-visit", *(seen(f"10:0{number}:00", f"v{number}") for number in range(3)))
+        record(site, "reading-room", *LIBRARY)
+        site.now = f"{DAY}T10:50:00Z"
+        page = site.ask("sessions", "--due", "--limit", "2")
+        rest = site.ask("sessions", "--due", "--limit", "2", "--after", page["next"])
+        assert rest["next"] is None
+        due = page["due"] + rest["due"]
+        assert [one["due_at"] for one in due] == [at(f"10:3{number}:00") for number in range(3)]
+        assert {(one["policy"], one["do"], one["rule"]) for one in due} == {
+            ("web-visit", "expire", "expire-last_seen")
+        }
+        assert site.ask("sessions", "--due", "--policy", "reading-room")["due"] == []
+        assert "expire-last_seen" in site.lapse("sessions", "--due").out
+        assert site.ask("sweep")["events"] == {"expired": 3}
+        assert site.ask("sessions", "--due")["due"] == []
+        for wrong in (("--state", "active"), ("--after", "nowhere")):
+            site.lapse("sessions", "--due", *wrong, expect=USAGE)
+
     @pytest.mark.row("P2.5")
     def test_statistics(self, site: Installation) -> None:
         """Total, active and inactive sessions, participants per session, last activity: as they

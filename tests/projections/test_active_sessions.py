@@ -9,7 +9,7 @@ from domain.errors import PolicyUnknown
 from domain.policy import DAY, Do, Version, Versions, parse
 from domain.session import Completed, Created, Event, Failed, Failure, Ground, Held, Joined, Phase
 from projections import active_sessions
-from projections.active_sessions import Due, Page, Statistics
+from projections.active_sessions import Due, DuePage, Page, Statistics
 from tests.projections.histories import Lapse, clock, lapse_on, statements_counted
 
 ROOM = "room"
@@ -119,8 +119,8 @@ def test_sessions_are_listed_by_policy_and_phase_as_of_now(lapse: Lapse) -> None
     assert phases(lapse, now, phase=Phase.ACTIVE) == {"d": Phase.ACTIVE, "e": Phase.ACTIVE}
     assert phases(lapse, now, phase=Phase.FAILED) == {"c": Phase.FAILED}
     assert phases(lapse, now, phase=Phase.COMPLETED) == {}
-    assert phases(lapse, now, policy=VISIT) == {"e": Phase.ACTIVE}
-    assert phases(lapse, now, policy=ROOM, phase=Phase.ACTIVE) == {"d": Phase.ACTIVE}
+    assert phases(lapse, now, shown=[VISIT]) == {"e": Phase.ACTIVE}
+    assert phases(lapse, now, shown=[ROOM], phase=Phase.ACTIVE) == {"d": Phase.ACTIVE}
 
 
 def test_a_page_is_full_although_much_of_what_is_read_is_over(lapse: Lapse) -> None:
@@ -148,12 +148,19 @@ def test_a_session_under_an_unknown_policy_is_no_guess(lapse: Lapse) -> None:
 # -- due --------------------------------------------------------------------------------------
 
 
-def due(lapse: Lapse, now: int, after: Due | None = None, limit: int = 100) -> list[Due]:
+def due_page(lapse: Lapse, now: int, **filters: object) -> DuePage:
     with lapse.reading() as connection:
-        found = active_sessions.due(
-            connection, POLICIES, decode_state, now, after=after, limit=limit
+        return active_sessions.due(
+            connection,
+            POLICIES,
+            decode_state,
+            now,
+            **filters,  # type: ignore[arg-type]
         )
-        return list(found)
+
+
+def due(lapse: Lapse, now: int, **filters: object) -> tuple[Due, ...]:
+    return due_page(lapse, now, **filters).sessions
 
 
 def test_due_is_what_a_sweep_would_do(lapse: Lapse) -> None:
@@ -166,7 +173,8 @@ def test_due_is_what_a_sweep_would_do(lapse: Lapse) -> None:
         ("b", Do.EXPIRE, "idle", clock("11:00")),
         ("a", Do.ERASE, "old", clock("11:30")),
     ]
-    assert due(lapse, clock("11:00") - 1) == []
+    assert [one.session.id for one in due(lapse, now, shown=[VISIT])] == ["a"]
+    assert due(lapse, clock("11:00") - 1) == ()
 
 
 def test_who_was_seen_or_is_held_is_not_due(lapse: Lapse) -> None:
@@ -178,7 +186,7 @@ def test_who_was_seen_or_is_held_is_not_due(lapse: Lapse) -> None:
         Held("b", 2, clock("09:10"), VISIT, "officer", "h1", Ground.LEGAL_CLAIM),
         due_at=clock("11:00"),
     )
-    assert due(lapse, clock("11:30")) == []
+    assert due(lapse, clock("11:30")) == ()
 
 
 def test_due_sessions_come_in_pages(lapse: Lapse) -> None:
@@ -186,14 +194,16 @@ def test_due_sessions_come_in_pages(lapse: Lapse) -> None:
     for number in range(7):
         room(lapse, f"s{number}", "10:00")
     seen: list[str] = []
-    last: Due | None = None
-    while True:
-        page = due(lapse, clock("11:00"), last, limit=3)
-        seen += [one.session.id for one in page]
-        if len(page) < 3:
-            break
-        last = page[-1]
+    after: str | None = None
+    for expected in (3, 3, 1):
+        page = due_page(lapse, clock("11:00"), after=after, limit=3)
+        assert len(page.sessions) == expected
+        seen += [one.session.id for one in page.sessions]
+        after = page.next
+    assert after is None
     assert seen == [f"s{number}" for number in range(7)]
+    with pytest.raises(ValueError, match="where a page ended"):
+        due_page(lapse, clock("11:00"), after="nowhere")
 
 
 # -- counting ---------------------------------------------------------------------------------
