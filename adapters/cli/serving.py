@@ -13,13 +13,14 @@ import orjson
 import structlog
 import typer
 
+from adapters.background import repeating
 from adapters.cli.errors import refusals
 from adapters.cli.operate import sweep_document
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import print_json
 from adapters.scheduler.ticker import Ticker
 from adapters.wiring import Lapse, open_lapse
-from domain.errors import LapseError, SettingsInvalid
+from domain.errors import SettingsInvalid
 from domain.ports import SweepCount
 
 _log = structlog.get_logger(component="serve")
@@ -88,7 +89,8 @@ def _serve(
         if only != "api":
             ticker = parts.enter_context(_working(lapse, stop))
         else:
-            parts.enter_context(_refreshing(lapse))
+            # A scheduler reads the policies every second; without one somebody else must.
+            parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))
         if only != "worker":
             url = parts.enter_context(_answering(lapse, host, port))
         if ready_file is not None:
@@ -118,27 +120,6 @@ def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
         lapse.projector.wake()
         ticker.close()
         projecting.join()
-
-
-@contextmanager
-def _refreshing(lapse: Lapse) -> Iterator[None]:
-    """A scheduler reads the policies every second; without one somebody else must."""
-    ended = threading.Event()
-
-    def refresh() -> None:
-        while not ended.wait(REFRESH_SECONDS):
-            try:
-                lapse.policies.refresh()
-            except LapseError as error:
-                _log.error("policies", operation="refresh", result=type(error).__name__)
-
-    refreshing = threading.Thread(target=refresh, name="lapse-policies", daemon=True)
-    refreshing.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        refreshing.join()
 
 
 @contextmanager

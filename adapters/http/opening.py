@@ -1,14 +1,14 @@
 """Puts the HTTP application together over an open Lapse."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from fastapi import FastAPI
 
+from adapters.background import repeating
 from adapters.http.app import create_app
 from adapters.http.feed import Feed
-from adapters.http.requests import RequestLog, forget_old
+from adapters.http.requests import RequestLog
 from adapters.http.service import Service, opened_heartbeats
 from adapters.http.tokens import ForeignKeys, Tokens, open_signing_key
 from adapters.keyring.opening import store_of
@@ -25,7 +25,7 @@ def open_http(lapse: Lapse) -> Iterator[FastAPI]:
     with (
         closing(RequestLog(lapse.engines)) as requests,
         closing(opened_heartbeats(lapse)) as heartbeats,
-        _forgetting(requests, lapse),
+        repeating("forget", lambda: requests.forget(lapse.clock()), FORGET_SECONDS, first=0),
         Feed(lapse.log, lapse.engines) as feed,
     ):
         epoch = store_of(lapse.engines)
@@ -40,21 +40,3 @@ def open_tokens(lapse: Lapse) -> Tokens:
     if settings.jwks_url and settings.jwt_issuer and settings.jwt_audience:
         foreign = ForeignKeys(settings.jwks_url, settings.jwt_issuer, settings.jwt_audience)
     return Tokens(key, lapse.keyring.lookup, lapse.clock, foreign)
-
-
-@contextmanager
-def _forgetting(requests: RequestLog, lapse: Lapse) -> Iterator[None]:
-    ended = threading.Event()
-
-    def forget() -> None:
-        forget_old(requests, lapse.clock())
-        while not ended.wait(FORGET_SECONDS):
-            forget_old(requests, lapse.clock())
-
-    forgetting = threading.Thread(target=forget, name="lapse-forget-requests", daemon=True)
-    forgetting.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        forgetting.join()

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from adapters.log import postgres
 from adapters.log.committer import Committer
 from adapters.log.engine import Engines
-from domain.errors import StoreBusy, StoreError
+from domain.errors import StoreBusy
 from domain.policy import SECOND
 
 _log = structlog.get_logger(component="requests")
@@ -133,6 +133,7 @@ class RequestLog:
             with self._engines.write() as connection:
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {month}")
             self._made.discard(month)
+            _log.info("requests", operation="forget", result="done", month=month)
         return gone
 
     # -- writing ------------------------------------------------------------------------------
@@ -206,12 +207,3 @@ def _number(month: str) -> int:
     if match is None:
         raise ValueError(month)
     return int(match[1]) * 12 + int(match[2]) - 1
-
-
-def forget_old(log: RequestLog, now: int) -> None:
-    """Drop what is over its term; a failure is logged and tried again the next time."""
-    try:
-        for month in log.forget(now):
-            _log.info("requests", operation="forget", result="done", month=month)
-    except StoreError as error:
-        _log.error("requests", operation="forget", result=type(error).__name__)

@@ -1,6 +1,5 @@
 """Drives imports: source -> parser -> `Ingest`, file after file, with one clock for all of them."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -8,17 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import stamina
-import structlog
 
+from adapters.background import repeating
 from adapters.importers.formats import FORMATS, Parser, VisitorBy, read
 from adapters.importers.source import Source, SourceError
-from domain.errors import ClockHeld, LapseError, SourceUnreadable
+from domain.errors import ClockHeld, SourceUnreadable
 from domain.policy import SECOND, Versions
 from domain.ports import Keyring, Log, Vault
 from domain.records import Record, Rejected
 from domain.use_cases.ingest import BATCH, REJECTS_LISTED, SWEPT, Ingest
-
-_log = structlog.get_logger(component="import")
 
 LEASE = 60 * SECOND
 """How long an import that died keeps other sweepers waiting."""
@@ -94,34 +91,12 @@ class ClockLease:
         Raises ClockHeld.
         """
         self.renew()
-        ended = threading.Event()
-
-        def keep() -> None:
-            while not ended.wait(LEASE / SECOND / 3):
-                _patiently("renew", self.renew)
-            # Here, where no Ctrl-C can come between: others would wait for nobody.
-            _patiently("release", lambda: self._log.release_clock(self._holder))
-
-        keeping = threading.Thread(target=keep, name="lapse-lease", daemon=True)
-        keeping.start()
-        try:
+        with repeating("lease", self.renew, LEASE / SECOND / 3, at_end=self._release):
             yield
-        finally:
-            ended.set()
-            try:
-                keeping.join()
-            except KeyboardInterrupt:
-                keeping.join()
-                raise
 
-
-def _patiently(operation: str, step: Callable[[], None]) -> None:
-    """A step that failed is logged: the log refuses to write for who has lost the clock, and a
-    lease that was not given back runs out."""
-    try:
-        step()
-    except LapseError as error:
-        _log.warning("lease", operation=operation, result=type(error).__name__)
+    def _release(self) -> None:
+        """If it fails the lease runs out by itself."""
+        self._log.release_clock(self._holder)
 
 
 @dataclass(frozen=True)

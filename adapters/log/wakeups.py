@@ -8,12 +8,12 @@ import selectors
 import socket
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
-from threading import Condition, Event, Thread, current_thread
+from threading import Condition, Event, Thread
 from typing import Any
 
 from adapters.log import postgres
 from adapters.log.engine import Engines
+from adapters.log.listener import Listener, close_quietly
 from domain.errors import StoreError
 
 POLL_SECONDS = 1.0
@@ -24,8 +24,6 @@ NOTIFY_INTERVAL = 0.01
 commit would cost more than the commits. The first of a burst goes out at once."""
 
 DATA_VERSION_INTERVAL = 0.05
-FIRST_BACK_OFF = 0.05
-LONGEST_BACK_OFF = 5.0
 IDLE_SECONDS = 5.0
 """After this long without a commit the sending thread ends."""
 
@@ -45,14 +43,14 @@ class Wakeups:
         self._unsent = False
         self._closed = Event()
         self._sender: Thread | None = None
-        self._watcher: _Watcher | None = None
+        self._watcher: Listener | None = None
 
     def listen(self, listener: Event) -> None:
         """From now on `listener` is set after every commit, until `unlisten`."""
         with self._changed:
             self._listeners.add(listener)
             if self._watcher is None and not self._closed.is_set():
-                self._watcher = _Watcher(self._engines, self._channel, self._wake_all)
+                self._watcher = Listener(self._engines, f"watch-{self._channel}", self._watch)
 
     def unlisten(self, listener: Event) -> None:
         with self._changed:
@@ -60,7 +58,7 @@ class Wakeups:
             if self._listeners or self._watcher is None:
                 return
             watcher, self._watcher = self._watcher, None
-        watcher.stop()
+        watcher.close()
 
     def notify(self) -> None:
         """Tell every reader that something was committed. Never waits, never fails."""
@@ -71,7 +69,10 @@ class Wakeups:
             self._unsent = True
             self._changed.notify()
             if self._sender is None and not self._closed.is_set():
-                self._sender = _start(self._send, f"notify-{self._channel}")
+                self._sender = Thread(
+                    target=self._send, name=f"notify-{self._channel}", daemon=True
+                )
+                self._sender.start()
 
     def close(self) -> None:
         """End the threads and wake every listener a last time. May be called twice."""
@@ -83,12 +84,18 @@ class Wakeups:
         if sender is not None:
             sender.join()
         if watcher is not None:
-            watcher.stop()
+            watcher.close()
         self._wake_all()
 
     def _wake_all(self) -> None:
         for listener in tuple(self._listeners):
             listener.set()
+
+    def _watch(self, connection: Any, stop: socket.socket) -> None:
+        if self._engines.dialect == "postgresql":
+            postgres.listen(connection, self._channel, self._wake_all, stop)
+        else:
+            _watch_data_version(connection, self._wake_all, stop)
 
     def _send(self) -> None:
         """Outside the writers' transactions: a NOTIFY inside takes a lock on the whole database at
@@ -100,10 +107,10 @@ class Wakeups:
                     connection = self._engines.detached()
                 postgres.notify(connection, self._channel)
             except (StoreError, *postgres.ConnectionLost):
-                _close(connection)  # the readers' own poll stands in
+                close_quietly(connection)  # the readers' own poll stands in
                 connection = None
             self._closed.wait(NOTIFY_INTERVAL)
-        _close(connection)
+        close_quietly(connection)
 
     def _wait_for_unsent(self) -> bool:
         with self._changed:
@@ -114,44 +121,6 @@ class Wakeups:
                     return False
             self._unsent = False
             return True
-
-
-class _Watcher:
-    """A thread that calls `wake` when another process may have committed, until `stop`."""
-
-    def __init__(self, engines: Engines, channel: str, wake: Callable[[], None]) -> None:
-        self._engines = engines
-        self._channel = channel
-        self._wake = wake
-        self._stopping = Event()
-        self._stop_sender, self._stop_receiver = socket.socketpair()
-        self._thread = _start(self._watch, f"watch-{channel}")
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._stop_sender.send(b"x")
-        if self._thread is not current_thread():  # the garbage collector may stop us from anywhere
-            self._thread.join()
-        self._stop_sender.close()
-        self._stop_receiver.close()
-
-    def _watch(self) -> None:
-        """Reconnects for ever: whoever listens must not stay deaf because a server restarted."""
-        back_off = FIRST_BACK_OFF
-        while not self._stopping.is_set():
-            connection: Any = None
-            try:
-                connection = self._engines.detached()
-                back_off = FIRST_BACK_OFF
-                if self._engines.dialect == "postgresql":
-                    postgres.listen(connection, self._channel, self._wake, self._stop_receiver)
-                else:
-                    _watch_data_version(connection, self._wake, self._stop_receiver)
-            except (StoreError, sqlite3.Error, *postgres.ConnectionLost):
-                self._stopping.wait(back_off)
-                back_off = min(back_off * 2, LONGEST_BACK_OFF)
-            finally:
-                _close(connection)
 
 
 def _watch_data_version(
@@ -166,16 +135,3 @@ def _watch_data_version(
             if version != seen:
                 seen = version
                 wake()
-
-
-def _start(work: Callable[[], None], name: str) -> Thread:
-    thread = Thread(target=work, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-def _close(connection: Any) -> None:
-    """Whatever state it is in."""
-    if connection is not None:
-        with suppress(sqlite3.Error, *postgres.ConnectionLost):
-            connection.close()

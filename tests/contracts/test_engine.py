@@ -5,7 +5,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from adapters.log.engine import DatabaseUrlInvalid, Engines, StoreClosed, open_engines, parse_url
+from adapters.log.notices import Notices
 from adapters.log.wakeups import Wakeups
 from domain.errors import StoreBusy, StoreFull, StoreReadOnly, StoreUnavailable
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, wait_until
 
 
 @pytest.fixture
@@ -271,6 +272,37 @@ def test_a_commit_wakes_listeners_of_this_and_of_other_instances(database_url: s
         far.close()
         assert faraway.is_set(), "closing wakes whoever still waits"
         near.close()
+
+
+def test_who_listens_does_so_again_after_the_server_ended_it(
+    postgres_server: PostgresServer,
+) -> None:
+    """To commits and to notices."""
+    url = postgres_server.create_database()
+    with closing(open_engines(url)) as here, closing(open_engines(url)) as there:
+        wakeups, woken = Wakeups(here, "tested"), threading.Event()
+        wakeups.listen(woken)
+        heard: list[str] = []
+        notices, others = Notices(here, "told", heard.append), Notices(there, "told", heard.append)
+        with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+        def both_heard() -> bool:
+            with suppress(StoreUnavailable):  # the pooled connections were ended, too
+                others.publish("hello")
+            return heard.count("hello") >= 2
+
+        wait_until(both_heard, 20, "a notice")
+        woken.clear()
+        far = Wakeups(there, "tested")
+        far.notify()
+        assert woken.wait(10)
+        for one in (wakeups, far, notices, others):
+            one.close()
+    postgres_server.drop_database(url)
 
 
 def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
