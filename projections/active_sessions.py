@@ -35,6 +35,7 @@ from domain.policy import Do, Versions
 from domain.ports import PARTITION
 from domain.session import Phase, Session
 from domain.timeline import Forecast, advance, forecast, next_due
+from projections.tables import marked
 
 MOST = 1_000
 """Sessions that one page holds at most, and rows that are read at once."""
@@ -208,10 +209,7 @@ def _place(after: str | None) -> tuple[int, str] | None:
     if after is None:
         return None
     deadline, _, session_id = after.partition("-")
-    try:
-        return int(deadline, 16), session_id
-    except ValueError:
-        raise ValueError("this is not where a page ended") from None
+    return marked(deadline), session_id
 
 
 def overdue(connection: Connection, now: int, policy: str | None = None) -> int:

@@ -1,6 +1,6 @@
 """The audit trail: what happened to a session, when, why, and who did it. One row per event."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from json import JSONEncoder, loads
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, or_, select, union_all
 from domain.policy import Applied
 from domain.ports import PARTITION, Recorded
 from domain.session import EVENTS, Created, Event
-from projections.tables import Projection, audit, event_name, serving
+from projections.tables import Projection, audit, event_name, marked, serving
 
 NAME = "audit"
 MOST = 1_000
@@ -127,7 +127,7 @@ def of_session(
 def search(
     connection: Connection,
     *,
-    policy: str | None = None,
+    shown: Collection[str] | None = None,
     event: str | None = None,
     since: int | None = None,
     until: int | None = None,
@@ -136,9 +136,10 @@ def search(
 ) -> Page:
     """What happened from `since` to before `until`, in the order in which it took effect.
 
-    event: such as `session.erased`. after: `Page.next` of the page before. A page reads no more
-    rows than it needs, whatever is asked. What is recorded late takes its place at the time it took
-    effect, so a page read earlier may lack it; who follows the log follows positions.
+    shown: the policies of which to list it (None: of all). event: such as `session.erased`. after:
+    `Page.next` of the page before. A page reads no more rows than it needs, unless several policies
+    are asked for. What is recorded late takes its place at the time it took effect, so a page read
+    earlier may lack it; who follows the log follows positions.
     Raises ValueError if `after` comes from nowhere.
     """
     limit = min(limit, MOST)
@@ -149,11 +150,12 @@ def search(
         query = query.where(audit.c.effective_at < until)
     if after is not None:
         query = query.where(_behind(after))
-    if policy is not None:
-        query = query.where(audit.c.policy == policy)
+    one_policy = shown is not None and len(shown) == 1
+    if shown is not None:
+        query = query.where(audit.c.policy.in_(shown))
     if event is not None:
         query = query.where(audit.c.event == event)
-    elif policy is not None:
+    elif one_policy:
         query = _any_event(query, limit + 1)
     query = query.order_by("effective_at", "position").limit(limit + 1)
     entries = [_entry(found) for found in connection.execute(query)]
@@ -186,10 +188,7 @@ def _any_event(query: Select[Any], limit: int) -> Select[Any]:
 
 
 def _behind(cursor: str) -> Any:
-    try:
-        effective_at, position = (int(part, 16) for part in cursor.split("-"))
-    except ValueError:
-        raise ValueError("this is not where a page ended") from None
+    effective_at, position = map(marked, cursor.partition("-")[::2])
     return and_(
         audit.c.effective_at >= effective_at,
         or_(audit.c.effective_at > effective_at, audit.c.position > position),

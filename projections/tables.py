@@ -141,3 +141,14 @@ def serving(name: str) -> ScalarSelect[Any]:
 def event_name(topic: str) -> str:
     """`session.expired` of the topic `session.expired.v1`: versions are a matter of storage."""
     return topic.rpartition(".")[0]
+
+
+def marked(number: str) -> int:
+    """A number of the mark with which a page ended. Raises ValueError if it came from nowhere."""
+    try:
+        found = int(number, 16)
+    except ValueError:
+        found = -1
+    if not 0 <= found < 2**63:
+        raise ValueError("this is not where a page ended")
+    return found

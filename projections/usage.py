@@ -4,7 +4,7 @@ An event counts in the hour in which it took effect, so a sweep that comes late 
 it missed. Policies themselves are no usage: `policy.applied` is not counted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Select, func, select, tuple_
 from domain.policy import HOUR
 from domain.ports import PARTITION, Recorded
 from domain.session import EVENTS, Event
-from projections.tables import Projection, event_name, serving, usage
+from projections.tables import Projection, event_name, marked, serving, usage
 
 NAME = "usage"
 MOST = 10_000
@@ -74,6 +74,14 @@ class Hour:
     bytes_freed: int
 
 
+@dataclass(frozen=True)
+class HourPage:
+    """Some of them, and where the next page begins (None: there is none)."""
+
+    hours: Sequence[Hour]
+    next: str | None
+
+
 def totals(
     connection: Connection, *, since: int | None = None, until: int | None = None
 ) -> Sequence[Total]:
@@ -98,24 +106,38 @@ def totals(
 def hourly(
     connection: Connection,
     *,
-    since: int,
-    until: int,
-    policy: str | None = None,
-    after: Hour | None = None,
+    shown: Collection[str] | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    after: str | None = None,
     limit: int = MOST,
-) -> Sequence[Hour]:
+) -> HourPage:
     """The hours that start from `since` to before `until`, in order; those without events lack.
 
-    after: the last of the page before.
+    shown: the policies of which to list them (None: of all). after: `HourPage.next` of the page
+    before. Raises ValueError if that comes from nowhere.
     """
+    limit = min(limit, MOST)
     key = (usage.c.hour, usage.c.policy, usage.c.event)
     query = _within(select(*(usage.c[field.name] for field in fields(Hour))), since, until)
-    if policy is not None:
-        query = query.where(usage.c.policy == policy)
+    if shown is not None:
+        query = query.where(usage.c.policy.in_(shown))
     if after is not None:
-        query = query.where(tuple_(*key) > tuple_(after.hour, after.policy, after.event))
-    query = query.order_by(*key).limit(min(limit, MOST))
-    return [Hour(*found) for found in connection.execute(query)]
+        query = query.where(tuple_(*key) > tuple_(*_key(after)))
+    query = query.order_by(*key).limit(limit + 1)
+    hours = [Hour(*found) for found in connection.execute(query)]
+    more = len(hours) > limit
+    return HourPage(hours[:limit], _cursor(hours[limit - 1]) if more else None)
+
+
+def _cursor(last: Hour) -> str:
+    return f"{last.hour:x}-{last.policy}-{last.event}"
+
+
+def _key(cursor: str) -> tuple[int, str, str]:
+    hour, _, name = cursor.partition("-")
+    policy, _, event = name.rpartition("-")  # a policy's name may have hyphens, an event's has none
+    return marked(hour), policy, event
 
 
 def _within(query: Select[Any], since: int | None, until: int | None) -> Select[Any]:

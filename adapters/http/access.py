@@ -51,10 +51,12 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
         ("POST", "/v1/seen"): frozenset({_P}),
         ("GET", "/v1/events"): frozenset({_S, _A}),
         ("GET", "/v1/statistics"): frozenset({_P, _S, _A, _O}),
+        ("GET", "/v1/statistics/hourly"): frozenset({_O, _A}),
         ("GET", "/v1/policies"): frozenset({_P, _S, _A, _O, _V}),
         ("GET", "/v1/policies/{name}"): frozenset({_P, _S, _A, _O, _V}),
         ("PUT", "/v1/policies/{name}"): frozenset({_O}),
         ("POST", "/v1/policies/{name}/impact"): frozenset({_O}),
+        ("GET", "/v1/audit"): frozenset({_A, _V, _O}),
         ("GET", "/v1/audit/requests"): frozenset({_A, _V}),
         ("GET", "/v1/audit/sessions/{session_id}"): frozenset({_A, _V}),
     }.items()

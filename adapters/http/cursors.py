@@ -27,7 +27,11 @@ def position_of(text: str, epoch: str) -> int:
         if not isinstance(position, int) or not 0 <= position < 2**63:
             raise ValueError
     except (ValueError, KeyError, TypeError, binascii.Error):
-        raise Refused(422, "cursor", "No cursor of this log", "use `next` as it came") from None
+        raise no_cursor() from None
     if known != epoch:
         raise Refused(409, "cursor-epoch", "The log was restored", "start again without a cursor")
     return int(position)
+
+
+def no_cursor() -> Refused:
+    return Refused(422, "cursor", "No cursor of this log", "use `next` as it came")

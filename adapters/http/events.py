@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Path, Query
 from adapters.clock import format_instant
 from adapters.documents import entry_document, event_document
 from adapters.http.access import Someone, authorize, may_touch
-from adapters.http.cursors import cursor, position_of
-from adapters.http.models import AuditPage, EventPage, RequestPage
+from adapters.http.cursors import cursor, no_cursor, position_of
+from adapters.http.models import AuditPage, AuditSearch, EventPage, Name, RequestPage, Since, Until
 from adapters.http.problems import Refused
-from adapters.http.service import Service, the_service
+from adapters.http.service import Service, micros, the_service
 from domain.policy import SECOND
 from projections import audit
 
@@ -44,6 +44,40 @@ def events(
         "events": [event_document(recorded) for recorded in shown],
         "next": cursor(here.epoch, last),
     }
+
+
+@router.get("/audit", response_model=AuditSearch, operation_id="audit")
+def audit_search(
+    who: Someone,
+    here: Here,
+    policy: Annotated[Name | None, Query()] = None,
+    event: Annotated[
+        str | None, Query(pattern=r"^[a-z]{1,20}\.[a-z]{1,20}$", examples=["session.erased"])
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    after: Annotated[
+        str | None, Query(max_length=100, description="`next` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> Mapping[str, Any]:
+    """What happened to any session, when, and under which rule, in the order of time."""
+    shown = here.policies_for(who, policy)
+    here.lapse.projector.catch_up()
+    with here.lapse.engines.read() as connection:
+        try:
+            page = audit.search(
+                connection,
+                shown=shown,
+                event=event,
+                since=micros(since) if since is not None else None,
+                until=micros(until) if until is not None else None,
+                after=after,
+                limit=limit,
+            )
+        except ValueError:
+            raise no_cursor() from None
+    return {"entries": [entry_document(entry) for entry in page.entries], "next": page.next}
 
 
 @router.get("/audit/sessions/{session_id}", response_model=AuditPage, operation_id="audit-session")

@@ -6,6 +6,7 @@ and `owner` only, in bodies, never in paths or queries.
 
 from typing import Annotated, Any
 
+from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 MOST_HEARTBEATS = 10_000
@@ -18,6 +19,8 @@ Person = Annotated[
     str, StringConstraints(min_length=1, max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 """Whatever an application knows a person by; sealed as it comes in."""
+Since = Annotated[AwareDatetime | None, Query(alias="from", description="From this time on.")]
+Until = Annotated[AwareDatetime | None, Query(alias="to", description="Before this time.")]
 State = Annotated[str, Field(examples=["active"])]
 
 
@@ -303,6 +306,23 @@ class StatisticsView(Answer):
     policies: dict[str, PolicyStatistics]
 
 
+class UsageHour(Answer):
+    """How often an event took effect within an hour, and the bytes it freed."""
+
+    hour: str | None = Field(description="When it starts.", examples=["2026-11-10T09:00:00.000Z"])
+    policy: Name
+    event: str = Field(examples=["session.created"])
+    count: int
+    bytes_freed: int
+
+
+class UsagePage(Answer):
+    """Hours in order; those without events are left out."""
+
+    hours: list[UsageHour]
+    next: str | None
+
+
 class Live(Answer):
     """The process answers."""
 
@@ -358,6 +378,13 @@ class AuditPage(Answer):
 
     session: str
     entries: list[AuditEntry]
+
+
+class AuditSearch(Answer):
+    """What happened to any session."""
+
+    entries: list[AuditEntry]
+    next: str | None
 
 
 class ProblemView(BaseModel):

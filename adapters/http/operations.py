@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from adapters.clock import format_instant
 from adapters.http.access import Someone, authorize
+from adapters.http.cursors import no_cursor
 from adapters.http.metrics import Metrics
-from adapters.http.models import Live, Ready, StatisticsView
-from adapters.http.service import Service, the_service
+from adapters.http.models import Live, Name, Ready, Since, StatisticsView, Until, UsagePage
+from adapters.http.service import Service, micros, the_service
 from adapters.log.migrate import Schema, schema_of
 from adapters.log.transcoder import decode_state
 from domain.errors import LapseError
-from projections import active_sessions
+from projections import active_sessions, usage
 
 router = APIRouter(dependencies=[Depends(authorize)])
 
@@ -66,6 +67,37 @@ def statistics(who: Someone, here: Here) -> Mapping[str, Any]:
         "total": _document(sum(shown.values(), active_sessions.Statistics())),
         "policies": {name: _document(one) for name, one in shown.items()},
     }
+
+
+@router.get("/v1/statistics/hourly", response_model=UsagePage, operation_id="statistics-hourly")
+def statistics_by_hour(
+    who: Someone,
+    here: Here,
+    policy: Annotated[Name | None, Query()] = None,
+    since: Since = None,
+    until: Until = None,
+    after: Annotated[
+        str | None, Query(max_length=200, description="`next` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> Mapping[str, Any]:
+    """How often each event took effect, hour by hour and policy by policy."""
+    shown = here.policies_for(who, policy)
+    here.lapse.projector.catch_up()
+    with here.lapse.engines.read() as connection:
+        try:
+            page = usage.hourly(
+                connection,
+                shown=shown,
+                since=micros(since) if since is not None else None,
+                until=micros(until) if until is not None else None,
+                after=after,
+                limit=limit,
+            )
+        except ValueError:
+            raise no_cursor() from None
+    hours = [{**vars(one), "hour": format_instant(one.hour)} for one in page.hours]
+    return {"hours": hours, "next": page.next}
 
 
 def _document(counted: active_sessions.Statistics) -> dict[str, Any]:

@@ -174,15 +174,17 @@ def test_what_happened_is_found_by_policy_event_and_time(lapse: Lapse) -> None:
             return [entry.position for entry in audit.search(connection, **filters).entries]
 
     assert found() == [1, 2, 3, 4, 5]
-    assert found(policy="web-visit") == [2, 4]
+    assert found(shown=["web-visit"]) == [2, 4]
     assert found(event="session.expired") == [3, 4]
-    assert found(policy=ROOM, event="session.expired") == [3]
+    assert found(shown=[ROOM], event="session.expired") == [3]
     assert found(since=clock("10:30"), until=clock("11:00")) == [2]
-    assert found(policy=ROOM, since=clock("11:00")) == [3, 5]
-    assert found(policy="unheard-of") == []
+    assert found(shown=[ROOM], since=clock("11:00")) == [3, 5]
+    assert found(shown=["web-visit", ROOM], event="session.expired") == [3, 4]
+    assert found(shown=["unheard-of", ROOM]) == [1, 3, 5]
+    assert found(shown=["unheard-of"]) == found(shown=[]) == []
 
 
-@pytest.mark.parametrize("filters", [{}, {"policy": ROOM}, {"event": "session.created"}])
+@pytest.mark.parametrize("filters", [{}, {"shown": [ROOM]}, {"event": "session.created"}])
 def test_pages_follow_each_other_without_loss_or_repetition(
     lapse: Lapse, filters: dict[str, Any]
 ) -> None:
@@ -220,11 +222,11 @@ def test_a_page_never_exceeds_its_bound(lapse: Lapse) -> None:
             "audit_by_time (partition=? AND generation=? AND effective_at>?",
         ),
         (
-            {"policy": ROOM},
+            {"shown": [ROOM]},
             "audit_by_policy (partition=? AND generation=? AND policy=? AND event=?",
         ),
         (
-            {"policy": ROOM, "event": "session.erased", "since": 5},
+            {"shown": [ROOM], "event": "session.erased", "since": 5},
             "audit_by_policy (partition=? AND generation=? AND policy=? AND event=? "
             "AND effective_at>?",
         ),
@@ -245,7 +247,7 @@ def test_every_search_runs_along_an_index(
     used = [line for line in plan if " audit" in line]
     assert used
     assert all(f"SEARCH audit USING INDEX {lookup}" in line for line in used), plan
-    if "event" in filters or "policy" not in filters:
+    if "event" in filters or "shown" not in filters:
         assert not any("TEMP B-TREE" in line for line in plan), plan
 
 
@@ -279,7 +281,7 @@ def plan_of(folder: Path, ask: Callable[[Connection], object]) -> list[str]:
 def test_a_search_is_one_statement(lapse: Lapse) -> None:
     """Which generation is served is a part of the query: a switch cannot come in between."""
     with lapse.reading() as connection, statements_counted() as statements:
-        audit.search(connection, policy=ROOM, since=clock("10:00"), until=clock("10:00") + DAY)
+        audit.search(connection, shown=[ROOM], since=clock("10:00"), until=clock("10:00") + DAY)
     assert len(statements) == 1
 
 

@@ -94,11 +94,11 @@ def test_totals_and_hours_cover_the_hours_asked_for(lapse: Lapse) -> None:
             Total(ROOM, "session.created", 1, 0),
             Total("web-visit", "session.created", 1, 0),
         ]
-        assert usage.hourly(connection, since=since, until=until) == [
+        assert usage.hourly(connection, since=since, until=until).hours == [
             Hour(clock("10:00"), ROOM, "session.created", 1, 0),
             Hour(clock("11:00"), "web-visit", "session.created", 1, 0),
         ]
-        assert usage.hourly(connection, since=since, until=until, policy="web-visit") == [
+        assert usage.hourly(connection, shown=["web-visit"]).hours == [
             Hour(clock("11:00"), "web-visit", "session.created", 1, 0)
         ]
 
@@ -108,12 +108,14 @@ def test_long_series_come_in_pages(lapse: Lapse) -> None:
     lapse.record(*(created(f"s{hour}", f"{hour:02}:00") for hour in range(5)))
     lapse.projector.catch_up()
     hours: list[int] = []
-    last: Hour | None = None
-    while not hours or last is not None:
+    after: str | None = None
+    for expected in (2, 2, 1):
         with lapse.reading() as connection:
-            page = usage.hourly(
-                connection, since=clock("00:00"), until=clock("23:00"), after=last, limit=2
-            )
-        hours += [one.hour for one in page]
-        last = page[-1] if page else None
+            page = usage.hourly(connection, after=after, limit=2)
+        assert len(page.hours) == expected
+        hours += [one.hour for one in page.hours]
+        after = page.next
+    assert after is None
     assert hours == [clock("00:00") + number * HOUR for number in range(5)]
+    with lapse.reading() as connection, pytest.raises(ValueError, match="where a page ended"):
+        usage.hourly(connection, after="nowhere")
