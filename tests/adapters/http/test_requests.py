@@ -1,6 +1,7 @@
 """The log of requests, by itself."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -48,9 +49,13 @@ def test_a_month_whose_table_could_not_be_made_is_tried_again(
 
 
 def test_two_instances_begin_a_month(engines: Engines) -> None:
-    """Whoever comes second finds the table there."""
-    with closing(RequestLog(engines)) as one, closing(RequestLog(engines)) as other:
-        for at in (START, START + 40 * DAY):
-            one.record(entry(at))
-            other.record(entry(at))
-        assert len(one.page()) == len(other.page()) == 4
+    """At the same moment; whoever comes second finds the table there."""
+    months = [START + number * 31 * DAY for number in range(12)]
+    with (
+        closing(RequestLog(engines)) as one,
+        closing(RequestLog(engines)) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for at in months:
+            list(pool.map(lambda requests, at=at: requests.record(entry(at)), (one, other)))
+        assert len(one.page()) == len(other.page()) == 2 * len(months)
