@@ -95,6 +95,30 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Most bytes of a request's body over HTTP.",
     )
+    upload_memory: int = Field(
+        default=64_000_000,
+        ge=8_000_000,
+        le=10**11,
+        description="Most bytes of stored content on its way through one process; one session may "
+        "use a quarter. Who comes beyond is asked to come again.",
+    )
+    storage_budget: int | None = Field(
+        default=None,
+        ge=1_000_000,
+        description="Bytes that all sessions together should store at most. Above "
+        "`emergency_share` of it the oldest are erased, see docs/how-to/limit-storage.md.",
+    )
+    memory_budget: int | None = Field(
+        default=None,
+        ge=50_000_000,
+        description="Bytes of memory that one `lapse serve` should use at most; as above.",
+    )
+    emergency_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Share of a budget above which an emergency begins.",
+    )
     rate_limit: str | None = Field(
         default="2000/second",
         pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",

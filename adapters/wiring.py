@@ -13,12 +13,15 @@ from adapters.keyring.opening import open_keyring
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
+from adapters.notify.alerts import Alerts
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
 from adapters.settings import Settings, environment
 from adapters.vault.rows import SqlVault
+from adapters.vault.summaries import AggregateSummaries, check_aggregates
 from domain.errors import PolicyInvalid, Problem, SchemaTooOld, SettingsInvalid
 from domain.policy import RetentionPolicy, parse
+from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
 from domain.use_cases.sessions import Sessions
 from projections.catalogue import PROJECTIONS
@@ -38,7 +41,9 @@ class Lapse:
     keyring: FileKeyring
     policies: PolicyBook
     sessions: Sessions
+    items: Items
     projector: Projector
+    alerts: Alerts
     holder: str
 
     def clock(self) -> int:
@@ -90,6 +95,7 @@ def open_lapse(
                 rearm_changed(log, book.refresh(), clock())
             book.refresh()
             vault = SqlVault(engines)
+            sessions = Sessions(log, vault, keyring, book)
             yield Lapse(
                 settings=settings,
                 engines=engines,
@@ -97,8 +103,10 @@ def open_lapse(
                 vault=vault,
                 keyring=keyring,
                 policies=book,
-                sessions=Sessions(log, vault, keyring, book),
+                sessions=sessions,
+                items=Items(vault, keyring, book, sessions, AggregateSummaries()),
                 projector=Projector(engines, log, PROJECTIONS, clock),
+                alerts=Alerts(),
                 holder=f"{os.getpid()}-{secrets.token_hex(4)}",
             )
         finally:
@@ -154,6 +162,7 @@ def configured_policies(settings: Settings) -> Sequence[RetentionPolicy]:
         problems += error.problems
     if problems:
         raise PolicyInvalid(problems)
+    check_aggregates(found.values())
     return list(found.values())
 
 

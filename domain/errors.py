@@ -107,8 +107,42 @@ class ParticipantUnknown(LapseError):
 
 
 @dataclass(eq=False)
+class ItemUnknown(LapseError):
+    """The session stores no such item or upload."""
+
+    session_id: str
+    item_id: str
+
+    def __str__(self) -> str:
+        return f"session {self.session_id} stores nothing called {self.item_id}"
+
+
+@dataclass(eq=False)
+class ItemErased(LapseError):
+    """The item's time is over, though its session goes on."""
+
+    session_id: str
+    item_id: str
+    erased_at: int
+    rule: str
+
+    def __str__(self) -> str:
+        return f"item {self.item_id} of session {self.session_id} was erased by rule {self.rule}"
+
+
+@dataclass(eq=False)
+class ContentRefused(LapseError):
+    """What was sent is not what was announced. why: in words, without the content."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass(eq=False)
 class LimitReached(LapseError):
-    """A policy's limit is used up. scope: `concurrent`, `owner` or `bytes`."""
+    """A policy's limit is used up. scope: `concurrent`, `owner`, `bytes` or `result`."""
 
     policy: str
     scope: str

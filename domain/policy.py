@@ -273,7 +273,8 @@ def parse_size(value: object) -> int:
 
 AGGREGATE = re.compile(
     r"(count\(\)|duration\(\)|(?:count|sum|mean|min|max|stddev|first|last|distinct)"
-    r"\([A-Za-z_][A-Za-z0-9_.]{0,79}\)|quantile\([A-Za-z_][A-Za-z0-9_.]{0,79}, ?0?\.\d{1,4}\))"
+    r"\([A-Za-z_][A-Za-z0-9_.]{0,79}\)|plugin\.[a-z][a-z0-9_]{0,39}"
+    r"\((?:[A-Za-z_][A-Za-z0-9_.]{0,79})?\)|quantile\([A-Za-z_][A-Za-z0-9_.]{0,79}, ?0?\.\d{1,4}\))"
 )
 
 
@@ -498,7 +499,7 @@ class _Reader:
                 self.wrong(
                     f"{place}.{name}",
                     "must be count(), duration(), quantile(field, 0.95) or one of count, sum, "
-                    "mean, min, max, stddev, first, last, distinct of a (field)",
+                    "mean, min, max, stddev, first, last, distinct, plugin.NAME of a (field)",
                 )
         return dict(table)
 

@@ -8,10 +8,10 @@ contract suite (tests/contracts): SQLite, PostgreSQL and in memory (for `lapse s
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from domain.policy import Applied, Versions
-from domain.session import Event, Session
+from domain.session import Event, Kept, Scope, Session
 
 PARTITION = 0
 """The only partition accepted until a distributed store needs more; it stands in every key."""
@@ -50,6 +50,71 @@ class Admission:
     joined_at: int | None
 
 
+@dataclass(frozen=True)
+class DataKey:
+    """A key that seals one tier of one participant in one session, wrapped under their own.
+
+    token: whose; empty: of what belongs to nobody in particular, then the subject is the session
+    itself. fresh: whether this row is to be written.
+    """
+
+    session_id: str
+    tier: Scope
+    token: str
+    subject: SubjectKey
+    wrapped: bytes
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class ItemHead:
+    """An item without its content. part: which chunk of an upload, else 0. count: records in it,
+    None for bytes. participants: tokens of those it is about. size: bytes, sealed."""
+
+    item_id: str
+    part: int
+    scope: Scope
+    kind: str
+    stored_at: int
+    size: int
+    participants: tuple[str, ...] = ()
+    media_type: str | None = None
+    count: int | None = None
+
+    @property
+    def token(self) -> str:
+        """Whose key seals it: that of the only one it is about, else the joint key."""
+        return self.participants[0] if len(self.participants) == 1 else ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as the vault keeps it."""
+
+    head: ItemHead
+    sealed: bytes
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Bytes that come in chunks. size: of all of them, in clear."""
+
+    upload_id: str
+    kind: str
+    size: int
+    created_at: int
+    participants: tuple[str, ...] = ()
+    media_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What one participant (token; empty: nobody in particular) adds to the summary, sealed."""
+
+    token: str
+    sealed: bytes
+
+
 class Invite(NamedTuple):
     """Lets `uses` people into a session until `expires_at`. name: a keyed hash of its secret."""
 
@@ -67,6 +132,8 @@ class Changes:
     (token, lookup) of names that lead to their token no more. back: who came again after leaving.
     alias: the keyed hash of the source's own name for this session. invited: an invite that is
     made. invite: the keyed hash of the one that is used; the append is refused if it is used up.
+    joint: the session's own key, if this append makes it. keys, items, uploads, partials: what is
+    stored, and how far the summary's figures are.
     """
 
     admitted: tuple[Admission, ...] = ()
@@ -77,6 +144,16 @@ class Changes:
     alias: bytes | None = None
     invited: Invite | None = None
     invite: bytes | None = None
+    joint: SubjectKey | None = None
+    keys: tuple[DataKey, ...] = ()
+    items: tuple[Item, ...] = ()
+    uploads: tuple[Upload, ...] = ()
+    partials: tuple[Partial, ...] = ()
+
+    @property
+    def stores(self) -> bool:
+        """Whether something is stored, beside who takes part."""
+        return bool(self.keys or self.items or self.uploads or self.partials)
 
 
 NO_CHANGES = Changes()
@@ -101,6 +178,18 @@ def owner_scope(policy: str, subject: str) -> str:
     return f"owner:{policy}:{subject}"
 
 
+def bytes_scope(policy: str) -> str:
+    """The counter of the bytes that sessions of a policy store."""
+    return f"bytes:{policy}"
+
+
+class Deletion(NamedTuple):
+    """Which rows of the vault go. before: those stored earlier than this (None: all)."""
+
+    scope: Scope
+    before: int | None = None
+
+
 class Append(NamedTuple):
     """What one author wants written: events of one session and the rows that change with them.
 
@@ -108,8 +197,7 @@ class Append(NamedTuple):
     to. due_at: when the session is due next, or earlier. owner: the owner's subject. command: a
     hash that makes the command happen once. decided_on: the newest presence that the timeline was
     asked with, if what it said is among the events; the append is stale if somebody was seen since.
-    deletes: whether the vault's rows of this session go
-    (only `use_cases/erase.py` sets it).
+    deletes: which of the vault's rows of this session go (only `use_cases/erase.py` sets it).
     """
 
     before: Session | None
@@ -120,7 +208,7 @@ class Append(NamedTuple):
     limits: tuple[Limit, ...] = ()
     owner: str | None = None
     command: bytes | None = None
-    deletes: bool = False
+    deletes: tuple[Deletion, ...] = ()
     decided_on: int | None = None
 
     @property
@@ -135,6 +223,26 @@ class Append(NamedTuple):
     def live_delta(self) -> int:
         """How the number of live sessions changes: +1, 0 or -1."""
         return int(self.after.live) - int(self.before is not None and self.before.live)
+
+    @property
+    def erases(self) -> bool:
+        """Whether everything of the session goes."""
+        return any(one.scope is Scope.EVERYTHING for one in self.deletes)
+
+    @property
+    def counts(self) -> Sequence[tuple[str, int]]:
+        """(counter, by how much it moves) of all that this changes."""
+        counts = []
+        after, before = self.after, self.before
+        live = self.live_delta
+        if live:
+            counts.append((policy_scope(after.policy), live))
+            if self.owner is not None:
+                counts.append((owner_scope(after.policy, self.owner), live))
+        more = after.stored_bytes - (before.stored_bytes if before is not None else 0)
+        if more:
+            counts.append((bytes_scope(after.policy), more))
+        return counts
 
 
 class Appended(NamedTuple):
@@ -290,6 +398,19 @@ class Log(Protocol):
         """The live sessions of one owner under a policy, the oldest first."""
         ...
 
+    def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
+        """What the vault holds of each session, by scope and time of storing."""
+        ...
+
+    def stored_bytes(self) -> int:
+        """What all sessions store, in bytes."""
+        ...
+
+    def relievable(self, limit: int) -> Sequence[Found]:
+        """Sessions that store something: first those that are finished, the oldest first, then the
+        others, those that were not seen for longest first; at most `limit`."""
+        ...
+
     def history(self, session_id: str) -> Sequence[Recorded]:
         """Every event of one session, in order."""
         ...
@@ -388,6 +509,38 @@ class Vault(Protocol):
         """An invite by its keyed hash, with the uses that are left."""
         ...
 
+    def data_key(self, session_id: str, tier: Scope, token: str) -> DataKey | None:
+        """The key of one tier of one participant, None if none was made."""
+        ...
+
+    def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
+        """Whose token this is in a session (empty: the session itself); None if nobody's."""
+        ...
+
+    def item(self, session_id: str, item_id: str, part: int) -> Item | None:
+        """An item with its content, sealed."""
+        ...
+
+    def items(
+        self, session_id: str, after: str, limit: int, kind: str | None = None
+    ) -> Sequence[ItemHead]:
+        """Items of a session but for the chunks of uploads, in order of id, at most `limit` behind
+        id `after`."""
+        ...
+
+    def upload(self, session_id: str, upload_id: str) -> Upload | None:
+        """An upload."""
+        ...
+
+    def chunks(self, session_id: str, upload_id: str) -> Sequence[ItemHead]:
+        """The chunks of an upload that are here, in order."""
+        ...
+
+    def partials(self, session_id: str, token: str | None = None) -> Sequence[Partial]:
+        """What each participant (or the one of this token) adds to the summary, in order of
+        token."""
+        ...
+
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         """Heartbeats: (session, token) -> when. Answers with those that counted.
 
@@ -422,3 +575,45 @@ class Keyring(Protocol):
     def token(self) -> str:
         """A random token, 128 bits."""
         ...
+
+    def joint_subject(self, session_id: str) -> SubjectKey:
+        """A key for what belongs to nobody in particular: the subject is the session itself."""
+        ...
+
+    def new_data_key(
+        self, subject: SubjectKey, session_id: str, tier: Scope, token: str
+    ) -> DataKey:
+        """A key for one tier of one participant."""
+        ...
+
+    def seal(self, key: DataKey, item: str, field: str, content: "Buffer") -> bytes:
+        """The content, sealed: it opens under this key, and as this field of this item, only."""
+        ...
+
+    def open(self, key: DataKey, item: str, field: str, sealed: bytes) -> bytearray:
+        """What was sealed, in a buffer that whoever asked overwrites. Raises SealBroken."""
+        ...
+
+    def commitment(self, key: DataKey, item: str, field: str, content: "Buffer") -> str:
+        """What binds the content without telling it, hex; it dies with the key."""
+        ...
+
+
+class Summaries(Protocol):
+    """The figures of a summary, from records that are forgotten at once."""
+
+    def add(
+        self, summary: Mapping[str, str], partial: bytes | None, records: "Records", at: int
+    ) -> bytes:
+        """The partial figures with these records, stored at `at`, added to them."""
+        ...
+
+    def figures(
+        self, summary: Mapping[str, str], partials: Sequence[bytes], began: int
+    ) -> Mapping[str, Any]:
+        """The figures that all partials make together. began: when the session did."""
+        ...
+
+
+Buffer = bytes | bytearray | memoryview
+Records = Sequence[Mapping[str, Any]]

@@ -16,7 +16,7 @@ resolve, reasons and grounds are closed enums.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from domain.errors import NotAllowed, OnHold, SessionErased, SessionExists, SessionExpired
 
@@ -32,6 +32,10 @@ class Scope(StrEnum):
     SUMMARY = "summary"
     FILES = "files"
     EVERYTHING = "everything"
+
+
+KEPT = (Scope.FULL, Scope.CHUNKS, Scope.SUMMARY)
+"""What an item can be stored as."""
 
 
 class Tier(StrEnum):
@@ -75,6 +79,7 @@ class By(StrEnum):
 
     REQUEST = "request"
     LIMIT = "limit"
+    EMERGENCY = "emergency"
 
 
 SCHEDULER = "scheduler"
@@ -138,11 +143,19 @@ class Left(Event):
 
 @dataclass(frozen=True)
 class Stored(Event):
-    """Items were put into the vault. size: bytes."""
+    """Items were put into the vault. size: bytes.
 
-    TOPIC: ClassVar[str] = "session.stored.v1"
+    scope: which erasure takes them (None: not said, whoever keeps them elsewhere; then any may).
+    summary_size: bytes of the summary's partial figures from now on (None: there are none).
+    commitment: binds the content without telling it, hex; it dies with the key it was made under.
+    """
+
+    TOPIC: ClassVar[str] = "session.stored.v2"
     items: int
     size: int
+    scope: Scope | None = None
+    summary_size: int | None = None
+    commitment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +282,15 @@ EVENTS: tuple[type[Event], ...] = (
 )
 TOPICS: dict[str, type[Event]] = {cls.TOPIC: cls for cls in EVENTS}
 
-UPCASTERS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {}
+
+def _stored_v1(fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """It did not say what was stored."""
+    return Stored.TOPIC, {**fields, "scope": None, "summary_size": None, "commitment": None}
+
+
+UPCASTERS: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
+    "session.stored.v1": _stored_v1
+}
 """Superseded topic -> a function from its stored fields to those of the next version's topic.
 
 When an event changes shape it gets a new topic (`session.seen.v2`), and the old one stands here:
@@ -278,6 +299,14 @@ stored bytes are never rewritten, their hashes are in the tree.
 
 
 # -- state ------------------------------------------------------------------------------------
+
+
+class Kept(NamedTuple):
+    """Items of one scope that were stored at one instant. size: bytes of all of them."""
+
+    scope: Scope
+    stored_at: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -293,8 +322,10 @@ class Hold:
 class Session:
     """One session as its events say. `version` counts them; a tombstone has `erased_at`.
 
-    stored_at: when something was last stored. oldest_item_at, oldest_chunk_at, oldest_file_at:
-    since when there is something that an erasure of full, chunks, files can take (None: nothing).
+    size: bytes of the full tier, of which chunk_size are chunks. summary_size: bytes of the
+    summary's partial figures, result_size: of results beside them. stored_at: when something was
+    last stored. oldest_item_at, oldest_chunk_at, oldest_file_at: since when there is something
+    that an erasure of full, chunks, files can take (None: nothing).
     reduced_at: when the full tier went, with or without a summary. warned_at: warnings up to this
     instant were given, or an extension made them pointless. erased: the scopes of which nothing is
     left.
@@ -311,6 +342,9 @@ class Session:
     present: int = 0
     items: int = 0
     size: int = 0
+    chunk_size: int = 0
+    summary_size: int = 0
+    result_size: int = 0
     stored_at: int | None = None
     oldest_item_at: int | None = None
     oldest_chunk_at: int | None = None
@@ -347,6 +381,11 @@ class Session:
         if self.erased_at is not None or {Scope.FULL, Scope.SUMMARY} <= self.erased:
             return Tier.NOTHING
         return Tier.SUMMARY if Scope.FULL in self.erased else Tier.FULL
+
+    @property
+    def stored_bytes(self) -> int:
+        """Everything the vault holds of it."""
+        return self.size + self.summary_size + self.result_size
 
     @property
     def live(self) -> bool:
@@ -404,12 +443,37 @@ class Session:
             return ()
         return (Seen(self.id, self.version + 1, at, self.policy, actor),)
 
-    def store(self, items: int, size: int, at: int, actor: str) -> tuple[Event, ...]:
-        """Items came in. size: bytes."""
+    def store(
+        self,
+        items: int,
+        size: int,
+        at: int,
+        actor: str,
+        *,
+        scope: Scope | None = None,
+        summary_size: int | None = None,
+        commitment: str | None = None,
+    ) -> tuple[Event, ...]:
+        """Items came in, see `Stored`. A result (scope SUMMARY) may come after completion too."""
         self.must_live("store in")
-        if self.phase is not Phase.ACTIVE or self.tier is not Tier.FULL:
+        phases = (Phase.ACTIVE, Phase.COMPLETED) if scope is Scope.SUMMARY else (Phase.ACTIVE,)
+        tiers = (Tier.FULL, Tier.SUMMARY) if scope is Scope.SUMMARY else (Tier.FULL,)
+        if self.phase not in phases or self.tier not in tiers:
             raise NotAllowed(self.id, "store in", f"it is {self.phase}, tier {self.tier}")
-        return (Stored(self.id, self.version + 1, at, self.policy, actor, items, size),)
+        summed = (self.summary_size if summary_size is None else summary_size) or None
+        head = (self.id, self.version + 1, at, self.policy, actor)
+        return (Stored(*head, items, size, scope, summed, commitment),)
+
+    def summarize(self, policy_version: int, at: int, actor: str) -> tuple[Event, ...]:
+        """The full tier is reduced to its summary now, on demand. Raises OnHold."""
+        if self.erased_at is None and Scope.FULL in self.erased:
+            return ()
+        self.must_live("summarize")
+        until = self.held_until(at)
+        if until != at:
+            raise OnHold(self.id, until)
+        head = (self.id, self.version + 1, at, self.policy, actor)
+        return (Summarized(*head, By.REQUEST, policy_version, self.size),)
 
     def complete(self, at: int, actor: str) -> tuple[Event, ...]:
         """The application is done with it."""
@@ -450,8 +514,10 @@ class Session:
             ),
         )
 
-    def erase(self, policy_version: int, at: int, actor: str) -> tuple[Event, ...]:
-        """All its data goes now, on demand. Raises OnHold."""
+    def erase(
+        self, policy_version: int, at: int, actor: str, *, by: By = By.REQUEST
+    ) -> tuple[Event, ...]:
+        """All its data goes now, by other means than its rules. Raises OnHold."""
         if self.erased_at is not None:
             return ()
         until = self.held_until(at)
@@ -465,8 +531,9 @@ class Session:
                 self.policy,
                 actor,
                 Scope.EVERYTHING,
-                By.REQUEST,
+                by,
                 policy_version,
+                self.stored_bytes,
             ),
         )
 
@@ -581,23 +648,28 @@ def evolve(session: Session | None, event: Event) -> Session:
                 last_seen_at=max(session.last_seen_at, event.last_seen),
             )
         case Erased(scope=Scope.EVERYTHING):
-            return session.changed(version=version, erased_at=at, items=0, size=0)
+            return session.changed(
+                version=version, erased_at=at, items=0, size=0, **_no_sizes(session)
+            )
+        case Erased(scope=Scope.SUMMARY):
+            return session.changed(
+                version=version,
+                **_no_sizes(session, "summary_size", "result_size"),
+                **_left_of(event.scope, event.oldest_left, at, session),
+            )
         case Erased():
             return session.changed(
                 version=version,
                 size=max(0, session.size - event.bytes_freed),
+                **_chunks_left(event, session),
                 **_left_of(event.scope, event.oldest_left, at, session),
             )
         case Stored():
             return session.changed(
                 version=version,
                 items=session.items + event.items,
-                size=session.size + event.size,
                 stored_at=at,
-                oldest_item_at=session.oldest_item_at or at,
-                oldest_chunk_at=session.oldest_chunk_at or at,
-                oldest_file_at=session.oldest_file_at or at,
-                erased=session.erased - _FULL_TIER,
+                **_more(event, session),
             )
         case Completed():
             return session.changed(version=version, completed_at=at)
@@ -608,6 +680,7 @@ def evolve(session: Session | None, event: Event) -> Session:
                 version=version,
                 summarized_at=at,
                 size=max(0, session.size - event.bytes_freed),
+                **_no_sizes(session, "chunk_size"),
                 **_left_of_full(None, at, session),
             )
         case Compressed():
@@ -651,6 +724,46 @@ _FULL_TIER = frozenset(OLDEST)
 """Chunks and files belong to the full tier: they go with it."""
 
 
+def _no_sizes(session: Session, *names: str) -> dict[str, Any]:
+    """These sizes (all, if none is named) are 0 now. Those that were are left out, so that the
+    states of sessions that store nothing stay small."""
+    names = names or ("chunk_size", "summary_size", "result_size")
+    return {name: 0 for name in names if getattr(session, name)}
+
+
+def _more(event: Stored, session: Session) -> dict[str, Any]:
+    """What changes when something is stored."""
+    at, scope = event.effective_at, event.scope
+    changes: dict[str, Any] = {}
+    summary_size = event.summary_size or 0
+    if summary_size != session.summary_size:
+        changes["summary_size"] = summary_size
+    if scope is Scope.SUMMARY:
+        changes["result_size"] = session.result_size + event.size
+        changes["erased"] = session.erased - {Scope.SUMMARY}
+        return changes
+    changes["size"] = session.size + event.size
+    if scope is Scope.CHUNKS:
+        changes["chunk_size"] = session.chunk_size + event.size
+    for part, field in OLDEST.items():
+        if scope in (None, part) or part is Scope.FULL:
+            changes[field] = getattr(session, field) or at
+    changes["erased"] = session.erased - (_FULL_TIER if scope is None else {Scope.FULL, scope})
+    return changes
+
+
+def _chunks_left(event: Erased, session: Session) -> dict[str, Any]:
+    """Chunks go with the full tier and by rules of their own."""
+    if not session.chunk_size or event.scope not in (Scope.FULL, Scope.CHUNKS):
+        return {}
+    if event.oldest_left is None:
+        nothing_else = event.scope is Scope.CHUNKS and session.size == session.chunk_size
+        return {"chunk_size": 0, **({"oldest_item_at": None} if nothing_else else {})}
+    if event.scope is Scope.FULL:
+        return {}
+    return {"chunk_size": max(0, session.chunk_size - event.bytes_freed)}
+
+
 def _left_of(scope: Scope, oldest_left: int | None, at: int, session: Session) -> dict[str, Any]:
     """What changes when `scope` is erased at `at`, up to items that count from `oldest_left`."""
     if scope is Scope.FULL:
@@ -666,11 +779,16 @@ def _left_of(scope: Scope, oldest_left: int | None, at: int, session: Session) -
 def _left_of_full(oldest_left: int | None, at: int, session: Session) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if session.stored_at is not None:
-        changes = dict.fromkeys(OLDEST.values(), oldest_left)
+        changes = {field: _later(session, field, oldest_left) for field in OLDEST.values()}
     if oldest_left is None:
         changes["erased"] = session.erased | _FULL_TIER
         changes["reduced_at"] = at
     return changes
+
+
+def _later(session: Session, field: str, oldest_left: int | None) -> int | None:
+    current: int | None = getattr(session, field)
+    return None if current is None or oldest_left is None else max(current, oldest_left)
 
 
 def project(session: Session | None, events: Iterable[Event]) -> Session | None:

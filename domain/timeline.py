@@ -9,6 +9,7 @@ When a new version of a policy takes effect, it decides from that instant on: wh
 ended earlier is due at the instant it takes effect.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from domain.session import (
     Event,
     Expired,
     Expiring,
+    Kept,
     Scope,
     Session,
     Summarized,
@@ -33,6 +35,7 @@ _WARN, _SUMMARIZE, _COMPRESS = Do.WARN, Do.SUMMARIZE, Do.COMPRESS
 _EXPIRE, _ERASE = Do.EXPIRE, Do.ERASE
 _LAST_SEEN, _STORED = Since.LAST_SEEN, Since.STORED
 _FULL, _SUMMARY, _EVERYTHING = Scope.FULL, Scope.SUMMARY, Scope.EVERYTHING
+_CHUNKS = Scope.CHUNKS
 
 
 class Due(NamedTuple):
@@ -71,10 +74,19 @@ class Forecast:
     policy_version: int | None
 
 
-def advance(session: Session, versions: Versions, last_seen: int, now: int) -> Outcome:
+def advance(
+    session: Session,
+    versions: Versions,
+    last_seen: int,
+    now: int,
+    kept: Sequence[Kept] | None = None,
+) -> Outcome:
     """Everything that is due by `now`, folded to the end of the chain.
 
     last_seen: the newest presence known beside the log; the later of it and the session's counts.
+    kept: how old each item of the session is, for whoever writes the answer: a rule since `stored`
+    takes some and leaves others, and the session knows the oldest and the newest only. None: the
+    items are kept elsewhere, or nothing will be written.
     """
     events: list[Event] = []
     while True:
@@ -82,9 +94,55 @@ def advance(session: Session, versions: Versions, last_seen: int, now: int) -> O
         if due is None or due.at > now:
             held = _holds_back(session, versions, last_seen, now)
             return Outcome(tuple(events), session, due.at if due else None, held)
-        event = _event(session, due, last_seen)
+        event = _event(session, due, last_seen, kept)
+        if kept:
+            kept = [one for one in kept if not takes(event, one.scope, one.stored_at)]
         events.append(event)
         session = evolve(session, event)
+
+
+def ages_matter(session: Session, versions: Versions) -> bool:
+    """Whether a rule may take some of the items and leave others."""
+    oldest, newest = session.oldest_item_at, session.stored_at
+    if oldest is None or newest is None or oldest == newest:
+        return False
+    return any(
+        rule.since is _STORED and rule.scope in OLDEST
+        for version in versions
+        for rule in version.policy.rules
+    )
+
+
+def takes(event: Event, scope: Scope, stored_at: int) -> bool:
+    """Whether this event deletes an item of `scope` that was stored at `stored_at`."""
+    if isinstance(event, Summarized):
+        return covers(_FULL, scope)
+    if not isinstance(event, Erased):
+        return False
+    left = event.oldest_left
+    return covers(event.scope, scope) and (left is None or stored_at < left)
+
+
+def covers(erased: Scope, scope: Scope) -> bool:
+    """Whether an erasure of `erased` takes items of `scope`: chunks and files belong to the full
+    tier."""
+    return erased is _EVERYTHING or erased is scope or (erased is _FULL and scope is not _SUMMARY)
+
+
+def taken(
+    session: Session, versions: Versions, last_seen: int, scope: Scope, stored_at: int
+) -> Event | None:
+    """The event that will delete, or has deleted by now, an item of this session; None: none.
+
+    The item stands alone in the answer: it goes at its own instant, whatever else is stored.
+    """
+    alone: dict[str, int | None] = {"stored_at": stored_at, "oldest_item_at": stored_at}
+    if scope in OLDEST:
+        alone[OLDEST[scope]] = stored_at
+    for event in advance(session.changed(**alone), versions, last_seen, NEVER).events:
+        if takes(event, scope, stored_at):
+            return event
+    return None
 
 
 def next_due(session: Session, versions: Versions, last_seen: int, now: int) -> Due | None:
@@ -174,7 +232,7 @@ _BASE = {
 def _applies(rule: Rule, session: Session) -> bool:
     """Whether the rule still has something to do."""
     if rule.do is _ERASE:
-        if rule.scope is _SUMMARY and session.summarized_at is None:
+        if rule.scope is _SUMMARY and session.summarized_at is None and not session.result_size:
             return False
         return rule.scope not in session.erased
     if rule.do is _SUMMARIZE:
@@ -249,7 +307,7 @@ def _holds_back(session: Session, versions: Versions, last_seen: int, now: int) 
     return due is not None and due.at <= now
 
 
-def _event(session: Session, due: Due, last_seen: int) -> Event:
+def _event(session: Session, due: Due, last_seen: int, kept: Sequence[Kept] | None) -> Event:
     """The fact that a rule was carried out, effective when it was due."""
     rule, number = due.rule, due.version.number
     head = (session.id, session.version + 1, due.at, session.policy, SCHEDULER)
@@ -257,20 +315,38 @@ def _event(session: Session, due: Due, last_seen: int) -> Event:
         return Expired(*head, rule.name, number, max(session.last_seen_at, last_seen))
     if rule.do is _ERASE:
         scope = rule.scope or _EVERYTHING
-        return Erased(*head, scope, rule.name, number, 0, _oldest_left(rule, session, due.at))
+        freed, oldest_left = _bytes_of(session, scope), None
+        if rule.since is _STORED and scope in OLDEST:
+            freed, oldest_left = _aged(rule, session, due.at, freed, kept)
+        return Erased(*head, scope, rule.name, number, freed, oldest_left)
     if rule.do is _SUMMARIZE and session.expired_at is not None:
         # Nothing but erasures follows an expiry, yet the full tier must not outlive its term.
-        return Erased(*head, _FULL, rule.name, number)
+        return Erased(*head, _FULL, rule.name, number, session.size)
     if rule.do is _SUMMARIZE:
-        return Summarized(*head, rule.name, number)
+        return Summarized(*head, rule.name, number, session.size)
     if rule.do is _COMPRESS:
         return Compressed(*head, rule.name, number)
     return Expiring(*head, rule.name, number, due.deadline or due.at)
 
 
-def _oldest_left(rule: Rule, session: Session, at: int) -> int | None:
-    """From when the items count that a rule since `stored` must leave, if there are any."""
-    if rule.since is not _STORED or rule.scope not in OLDEST:
-        return None
-    newest = session.stored_at
-    return newest if newest is not None and newest > at - rule.after else None
+def _bytes_of(session: Session, scope: Scope) -> int:
+    """What an erasure of all of `scope` frees."""
+    if scope is _EVERYTHING:
+        return session.stored_bytes
+    if scope is _SUMMARY:
+        return session.summary_size + session.result_size
+    return session.size if scope is _FULL else session.chunk_size if scope is _CHUNKS else 0
+
+
+def _aged(
+    rule: Rule, session: Session, at: int, all_of_it: int, kept: Sequence[Kept] | None
+) -> tuple[int, int | None]:
+    """What a rule since `stored` frees, and from when what it must leave counts (None: nothing is
+    left)."""
+    last = at - rule.after  # what was stored by then goes
+    if kept is None:
+        newest = session.stored_at
+        return (all_of_it, None) if newest is None or newest <= last else (0, newest)
+    concerned = [one for one in kept if covers(rule.scope or _EVERYTHING, one.scope)]
+    left = min((one.stored_at for one in concerned if one.stored_at > last), default=None)
+    return sum(one.size for one in concerned if one.stored_at <= last), left

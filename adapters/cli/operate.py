@@ -62,7 +62,7 @@ def _preview(lapse: Lapse) -> SweepCount:
     """The same decisions as a sweep, page by page, written nowhere."""
     now, total = lapse.clock(), SweepCount()
     for found in lapse.log.due(now, lapse.settings.sweep_batch):
-        total += use_case.preview(lapse.policies.known, found, now)
+        total += use_case.preview(lapse.log, lapse.policies.known, found, now)
     return total
 
 

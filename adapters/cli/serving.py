@@ -18,6 +18,8 @@ from adapters.cli.errors import refusals
 from adapters.cli.operate import sweep_document
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import print_json
+from adapters.scheduler import budgets
+from adapters.scheduler.budgets import Budgets
 from adapters.scheduler.ticker import Ticker
 from adapters.wiring import Lapse, open_lapse
 from domain.errors import SettingsInvalid
@@ -106,12 +108,18 @@ def _serve(
 def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
     """Scheduler and projections."""
     ticker = Ticker(
-        lapse.log, lapse.policies, lapse.clock, lapse.holder, batch=lapse.settings.sweep_batch
+        lapse.log,
+        lapse.policies,
+        lapse.clock,
+        lapse.holder,
+        batch=lapse.settings.sweep_batch,
+        alerts=lapse.alerts,
     )
     projecting = threading.Thread(
         target=lapse.projector.run, args=(stop,), name="lapse-projector", daemon=True
     )
     ticker.start()
+    ticker.every(budgets.SECONDS, _budgets(lapse).look, "budgets")
     projecting.start()
     try:
         yield ticker
@@ -120,6 +128,19 @@ def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
         lapse.projector.wake()
         ticker.close()
         projecting.join()
+
+
+def _budgets(lapse: Lapse) -> Budgets:
+    settings = lapse.settings
+    return Budgets(
+        lapse.log,
+        lapse.sessions,
+        lapse.alerts,
+        lapse.clock,
+        storage=settings.storage_budget,
+        memory=settings.memory_budget,
+        share=settings.emergency_share,
+    )
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from adapters.http import events, operations, policies, problems, sessions, watching
+from adapters.http import events, items, operations, policies, problems, sessions, watching
 from adapters.http.access import ACCESS
+from adapters.http.bodies import InFlight
 from adapters.http.feed import Feed
 from adapters.http.metrics import Metrics
 from adapters.http.middleware import Recorded, Unforeseen
@@ -33,6 +34,11 @@ _OF_A_SESSION: Mapping[int | str, dict[str, Any]] = {
 }
 
 
+_OF_CONTENT: Mapping[int | str, dict[str, Any]] = {
+    413: {**_PROBLEM, "description": "Too large: the body, or what the policy allows."},
+}
+
+
 def create_app(service: Service, feed: Feed) -> FastAPI:
     """The application over an open Lapse. Nothing is started here."""
     settings = service.lapse.settings
@@ -49,8 +55,14 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.state.feed = feed
     app.state.rates = Rates(settings.rate_limit)
     app.state.metrics = Metrics()
+    app.state.in_flight = InFlight(
+        settings.upload_memory,
+        settings.upload_memory // 4,
+        lambda: service.lapse.alerts.standing()["memory"],
+    )
     problems.install(app)
     app.include_router(sessions.router, responses=dict(_OF_A_SESSION))
+    app.include_router(items.router, responses={**_OF_A_SESSION, **_OF_CONTENT})
     app.include_router(watching.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.sockets)
     for module in (policies, events, operations):

@@ -49,6 +49,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._stored = Gauge(
+            "lapse_stored_bytes", "What all sessions store, sealed.", registry=self._registry
+        )
+        self._alerts = Gauge(
+            "lapse_alert", "Whether an alert stands now.", ("alert",), registry=self._registry
+        )
+
     def observe(self, method: str, path: str, status: int, seconds: float) -> None:
         """One request that was answered."""
         self._requests.labels(method, path, f"{status // 100}xx").inc()
@@ -59,6 +66,9 @@ class Metrics:
         due = lapse.log.next_due()
         self._late.set(max(0, now - due) / SECOND if due is not None else 0)
         self._head.set(lapse.log.head())
+        self._stored.set(lapse.log.stored_bytes())
+        for alert, stands in lapse.alerts.standing().items():
+            self._alerts.labels(alert).set(stands)
         with lapse.engines.read() as connection:
             for total in usage.totals(connection):
                 self._events.labels(total.policy, total.event).set(total.count)

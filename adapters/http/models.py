@@ -21,6 +21,9 @@ Person = Annotated[
 """Whatever an application knows a person by; sealed as it comes in."""
 Since = Annotated[AwareDatetime | None, Query(alias="from", description="From this time on.")]
 Until = Annotated[AwareDatetime | None, Query(alias="to", description="Before this time.")]
+MEDIA_TYPE = r"^[a-z]+/[A-Za-z0-9][A-Za-z0-9.+-]{0,80}$"
+MediaType = Annotated[str, StringConstraints(pattern=MEDIA_TYPE)]
+"""A type of content without parameters (RFC 6838)."""
 State = Annotated[str, Field(examples=["active"])]
 
 
@@ -142,6 +145,32 @@ class Proposal(Body):
     policy: dict[str, Any]
 
 
+class NewItem(Body):
+    """Records to keep: landmark batches, metrics, a result."""
+
+    kind: Name = Field(examples=["landmarks"])
+    tier: Annotated[str, StringConstraints(pattern="^(full|summary)$")] = Field(
+        "full", description="`summary`: a result, which stays when the full data goes."
+    )
+    participants: list[Token] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Tokens of those it is about; one alone seals it with a key of their own.",
+    )
+    records: list[dict[str, Any]] = Field(
+        min_length=1, max_length=10_000, examples=[[{"stillness": 0.82}]]
+    )
+
+
+class NewUpload(Body):
+    """Bytes that come in chunks."""
+
+    kind: Name = Field(examples=["video"])
+    size: int = Field(ge=1, le=10**11, description="Bytes of all chunks.", examples=[5_510_872])
+    media_type: MediaType | None = None
+    participants: list[Token] = Field(default_factory=list, max_length=100)
+
+
 # -- answers ----------------------------------------------------------------------------------
 
 
@@ -234,6 +263,77 @@ class Expiry(Answer):
     policy_version: int
     recover_until: str | None
     options: list[dict[str, Any]]
+
+
+class Ending(Answer):
+    """When something is hidden, when it is erased, and which rule decides."""
+
+    expires_at: str | None = Field(examples=["2026-01-31T12:05:00.000Z"])
+    erases_at: str | None = Field(examples=["2026-01-31T12:05:00.000Z"])
+    rule: str | None = Field(examples=["summarize-created"])
+    policy_version: int = Field(examples=[1])
+
+
+class ItemView(Ending):
+    """What is stored. count: records in it, null for bytes. size: bytes, as they are stored."""
+
+    id: Token
+    session: Token
+    kind: Name
+    tier: str
+    participants: list[Token]
+    media_type: str | None
+    count: int | None
+    size: int
+    stored_at: str | None
+
+
+class ItemContent(ItemView):
+    """Records, as they were stored."""
+
+    records: list[dict[str, Any]]
+
+
+class ItemPage(Answer):
+    """Some items; `next` is the cursor of the page behind them."""
+
+    items: list[ItemView]
+    next: str | None
+
+
+class UploadView(Ending):
+    """How far an upload is. received: the chunks that are here."""
+
+    id: Token
+    session: Token
+    kind: Name
+    size: int
+    media_type: str | None
+    participants: list[Token]
+    chunk_size: int = Field(description="Bytes of every chunk but the last.")
+    chunks: int
+    received: list[int]
+    complete: bool
+    created_at: str | None
+
+
+class ChunkReceived(Answer):
+    """One chunk is kept. received: how many are here by now."""
+
+    index: int
+    size: int
+    received: int
+    chunks: int
+    complete: bool
+
+
+class SummaryView(Ending):
+    """The figures that the policy declares; null where no record had the field."""
+
+    session: Token
+    tier: str
+    figures: dict[str, Any] = Field(examples=[{"avg_stillness": 0.82, "total_frames": 1200}])
+    contributors: int
 
 
 class EventView(Answer):

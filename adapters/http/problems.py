@@ -19,8 +19,11 @@ from adapters.logs import place_of
 from domain.errors import (
     ClockHeld,
     Conflict,
+    ContentRefused,
     EffectiveTooSoon,
     InviteRefused,
+    ItemErased,
+    ItemUnknown,
     KeyUnavailable,
     LapseError,
     LimitReached,
@@ -160,7 +163,7 @@ def _invite_to_nowhere(error: InviteLeadsNowhere) -> Response:
 
 def _limit(error: LimitReached) -> Response:
     return problem(
-        429 if error.scope != "bytes" else 413,
+        413 if error.scope in ("bytes", "result") else 429,
         f"limit-{error.scope}",
         "A limit is reached",
         str(error),
@@ -192,6 +195,9 @@ _ANSWERS: tuple[tuple[type[LapseError], Callable[[Any], Response]], ...] = (
     (InviteRefused, _invite),
     (LimitReached, _limit),
     (PolicyInvalid, _policy_invalid),
+    (ItemErased, _plain(410, "item-erased", "The item's time is over")),
+    (ItemUnknown, _plain(404, "not-found", "There is no such item")),
+    (ContentRefused, _plain(422, "content", "What came is not what was announced")),
     (SessionNotFound, _plain(404, "not-found", "There is no such session")),
     (ParticipantUnknown, _plain(404, "not-found", "There is no such participant")),
     (PolicyUnknown, _plain(422, "policy-unknown", "There is no such policy")),

@@ -21,6 +21,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from adapters.keyring.sealing import Sealing
 from domain.errors import KeyUnavailable, SealBroken
 from domain.ports import SubjectKey
 
@@ -144,7 +145,7 @@ def _path(folder: Path, store: str) -> Path:
     return folder / f"{store}.keys.json"
 
 
-class FileKeyring:
+class FileKeyring(Sealing):
     """The keyring behind `domain.ports.Keyring`."""
 
     def __init__(self, keys: KeyFile) -> None:
@@ -162,6 +163,10 @@ class FileKeyring:
         subject = secrets.token_hex(16)
         wrapped = _seal(self._kek, os.urandom(_KEY), _subject_place(subject))
         return SubjectKey(lookup, subject, self._keys.current, wrapped, fresh=True)
+
+    def joint_subject(self, session_id: str) -> SubjectKey:
+        wrapped = _seal(self._kek, os.urandom(_KEY), _subject_place(session_id))
+        return SubjectKey(b"", session_id, self._keys.current, wrapped, fresh=True)
 
     def seal_identity(
         self, subject: SubjectKey, session_id: str, token: str, identity: str

@@ -7,7 +7,8 @@ from hashlib import blake2b
 from itertools import count
 
 from domain.errors import SealBroken
-from domain.ports import SubjectKey
+from domain.ports import Buffer, DataKey, SubjectKey
+from domain.session import Scope
 
 
 class PlainKeyring:
@@ -31,6 +32,24 @@ class PlainKeyring:
 
     def new_subject(self, lookup: bytes) -> SubjectKey:
         return SubjectKey(lookup, self.token(), kek="", wrapped=b"", fresh=True)
+
+    def joint_subject(self, session_id: str) -> SubjectKey:
+        return SubjectKey(b"", session_id, kek="", wrapped=b"", fresh=True)
+
+    def new_data_key(
+        self, subject: SubjectKey, session_id: str, tier: Scope, token: str
+    ) -> DataKey:
+        return DataKey(session_id, tier, token, subject, b"", fresh=True)
+
+    def seal(self, key: DataKey, item: str, field: str, content: Buffer) -> bytes:
+        return b""
+
+    def open(self, key: DataKey, item: str, field: str, sealed: bytes) -> bytearray:
+        """Raises SealBroken, as `open_identity`."""
+        raise SealBroken("the keyring of a simulation seals nothing, so nothing can be opened")
+
+    def commitment(self, key: DataKey, item: str, field: str, content: Buffer) -> str:
+        return ""
 
     def seal_identity(
         self, subject: SubjectKey, session_id: str, token: str, identity: str

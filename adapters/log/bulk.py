@@ -139,9 +139,14 @@ def stream_in(connection: Connection, sql: str, ids: Sequence[Any]) -> Iterator[
 
 def delete_in(connection: Connection, table: Table, key: str, ids: Sequence[Any]) -> int:
     """Delete the rows of partition 0 whose `key` is among `ids`; how many went."""
+    sql = f"DELETE FROM {table.name} WHERE partition = 0 AND {key} IN ({{ids}})"
+    return execute_in(connection, sql, ids)
+
+
+def execute_in(connection: Connection, sql: str, ids: Sequence[Any]) -> int:
+    """Run a statement whose `IN ({ids})` names the ids, any number of them; rows it changed."""
     if not ids:
         return 0
-    sql = f"DELETE FROM {table.name} WHERE partition = 0 AND {key} IN ({{ids}})"
     if not _is_sqlite(connection):
         query = sql.replace("IN ({ids})", "= ANY(%s)")
         return connection.exec_driver_sql(query, (_literal(tuple(ids)),)).rowcount

@@ -250,8 +250,9 @@ def _wrong_counters(engines: Engines) -> Iterator[Finding]:
     for scope in sorted(kept.keys() | counted.keys()):
         if kept.get(scope, 0) != counted.get(scope, 0):
             # The scope of an owner names their subject: how many are wrong is enough.
-            where = scope if scope.startswith("policy:") else scope.rpartition(":")[0]
-            what = f"it says {kept.get(scope, 0)} live sessions, there are {counted.get(scope, 0)}"
+            where = scope.rpartition(":")[0] if scope.startswith("owner:") else scope
+            unit = "bytes" if scope.startswith("bytes:") else "live sessions"
+            what = f"it says {kept.get(scope, 0)} {unit}, there are {counted.get(scope, 0)}"
             yield Finding("state", f"counter {where}", what)
 
 
@@ -261,7 +262,11 @@ _OF_OWNER = (
     "SELECT 'owner:' || policy || ':' || owner_subject AS scope, count(*) AS used "
     f"{_LIVE} AND owner_subject IS NOT NULL GROUP BY policy, owner_subject"
 )
-_COUNTED = f"{_OF_POLICY} UNION ALL {_OF_OWNER}"
+_OF_BYTES = (
+    "SELECT 'bytes:' || policy AS scope, sum(stored_bytes) AS used FROM sessions "
+    "WHERE partition = 0 AND stored_bytes > 0 GROUP BY policy"
+)
+_COUNTED = f"{_OF_POLICY} UNION ALL {_OF_OWNER} UNION ALL {_OF_BYTES}"
 
 
 def _extra_sessions(engines: Engines) -> Iterator[Finding]:

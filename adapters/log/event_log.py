@@ -40,6 +40,7 @@ from adapters.log.transcoder import (
     encode_state,
 )
 from adapters.log.wakeups import Wakeups
+from adapters.vault import item_rows
 from adapters.vault import rows as vault_rows
 from domain.errors import (
     ClockHeld,
@@ -64,10 +65,9 @@ from domain.ports import (
     Recorded,
     SweepCount,
     Verdict,
-    owner_scope,
     policy_scope,
 )
-from domain.session import NEVER, Event, Session
+from domain.session import NEVER, Event, Kept, Session
 
 COPY_FROM_ROWS = 128
 """From here on COPY beats one INSERT with arrays, though it costs a round trip more."""
@@ -101,6 +101,7 @@ _SESSION_COLUMNS = (
     "due_at",
     "owner_subject",
     "failures",
+    "stored_bytes",
     "state",
 )
 # An upsert finds each row by its key whatever the planner believes about the table; an UPDATE
@@ -108,7 +109,7 @@ _SESSION_COLUMNS = (
 _SESSION_UPSERT = (
     "ON CONFLICT (partition, session_id) DO UPDATE SET version = excluded.version, "
     "phase = excluded.phase, last_seen_at = excluded.last_seen_at, due_at = excluded.due_at, "
-    "failures = excluded.failures, state = excluded.state"
+    "failures = excluded.failures, stored_bytes = excluded.stored_bytes, state = excluded.state"
 )
 SELECT_EVENTS = (
     "SELECT position, version, effective_at, recorded_at, session_id, topic, state "
@@ -277,7 +278,7 @@ class SqlLog:
             scope = policy_scope(append.after.policy)
             counts[scope] = counts.get(scope, 0) + 1
             row = _session_row(append.after, append.due_at, None)
-            rows.append((*row[:7], row[9]))
+            rows.append((*row[:7], row[-1]))
         events = _numberless_rows(batch)
         for index, append in enumerate(appends):
             batch.answers[index] = Appended(append.session_id, append.after.version)
@@ -405,9 +406,9 @@ class SqlLog:
         """
         appends = [append for _, append in batch.waiting()]
         limits = {limit.scope for append in appends for limit in append.limits}
-        if not limits and not any(append.changes.admitted or append.deletes for append in appends):
+        if not limits and not any(append.changes.admitted or append.erases for append in appends):
             return {}
-        counted = {scope for append in appends if append.live_delta for scope in _scopes(append)}
+        counted = {scope for append in appends for scope, _ in append.counts}
         batch.counters = sorted(limits | counted)
         # Not DO NOTHING and then FOR UPDATE: in between another may delete an owner's counter.
         tail = "ON CONFLICT (partition, scope) DO UPDATE SET used = counters.used"
@@ -423,16 +424,16 @@ class SqlLog:
                 (
                     limit
                     for limit in append.limits
-                    if used[limit.scope] + append.live_delta > limit.most
+                    if used[limit.scope] + dict(append.counts).get(limit.scope, 0) > limit.most
                 ),
                 None,
             )
             if over is not None:
                 batch.refuse(index, LimitReached(append.after.policy, over.name, over.most))
                 continue
-            for scope in _scopes(append):
+            for scope, by in append.counts:
                 if scope in used:
-                    used[scope] += append.live_delta
+                    used[scope] += by
 
     def _insert_sessions(self, connection: Connection, batch: _Batch) -> None:
         if batch.careful:
@@ -449,7 +450,7 @@ class SqlLog:
 
     def _admit(self, connection: Connection, batch: _Batch) -> None:
         """Drop those whose subjects changed since they were read; their new sessions go again."""
-        concerned = [a for _, a in batch.waiting() if a.changes is not NO_CHANGES or a.deletes]
+        concerned = [a for _, a in batch.waiting() if a.changes is not NO_CHANGES or a.erases]
         if not concerned:
             return
         stale = vault_rows.admit(connection, concerned)
@@ -502,6 +503,29 @@ class SqlLog:
         with self._engines.read() as connection:
             rows = bulk.select_in(connection, query, [subject])
         return [found for row in rows if (found := _found(row)).session.policy == policy]
+
+    def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
+        with self._engines.read() as connection:
+            return item_rows.kept(connection, session_ids)
+
+    def stored_bytes(self) -> int:
+        query = (
+            "SELECT coalesce(sum(used), 0) FROM counters "
+            "WHERE partition = 0 AND scope >= 'bytes:' AND scope < 'bytes;'"
+        )
+        with self._engines.read() as connection:
+            return int(connection.exec_driver_sql(query).scalar_one())
+
+    def relievable(self, limit: int) -> Sequence[Found]:
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        finished = f"{_FOUND}s.stored_bytes > 0 AND s.phase <> 'active' ORDER BY s.created_at"
+        idle = f"{_FOUND}s.stored_bytes > 0 AND s.phase = 'active' ORDER BY s.last_seen_at"
+        rows: list[Any] = []
+        with self._engines.read() as connection:
+            for query in (finished, idle):
+                if len(rows) < limit:
+                    rows += _raw_rows(connection, f"{query} LIMIT {mark}", (limit - len(rows),))
+        return [_found(row) for row in rows]
 
     def history(self, session_id: str) -> Sequence[Recorded]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
@@ -837,6 +861,7 @@ def _session_row(session: Session, due_at: int | None, owner: str | None) -> tup
         due_at,
         owner,
         0,
+        session.stored_bytes,
         encode_state(session),
     )
 
@@ -850,23 +875,15 @@ def newest_presence(connection: Connection, session_ids: Sequence[str]) -> dict[
     return dict(map(tuple, bulk.select_in(connection, query, session_ids)))
 
 
-def _scopes(append: Append) -> list[str]:
-    scopes = [policy_scope(append.after.policy)]
-    if append.owner is not None:
-        scopes.append(owner_scope(append.after.policy, append.owner))
-    return scopes
-
-
 def _count(connection: Connection, accepted: Sequence[Append], locked: Sequence[str]) -> None:
-    """Move the counters of live sessions; those of owners go when they count nothing.
+    """Move the counters of sessions and bytes; those of owners go when they count nothing.
 
     locked: counters that were locked before, and made if need be, for whoever was refused too.
     """
     deltas: dict[str, int] = {}
     for append in accepted:
-        if append.live_delta:
-            for scope in _scopes(append):
-                deltas[scope] = deltas.get(scope, 0) + append.live_delta
+        for scope, by in append.counts:
+            deltas[scope] = deltas.get(scope, 0) + by
     rows = [(scope, deltas[scope]) for scope in sorted(deltas)]
     bulk.insert(
         connection,

@@ -8,7 +8,7 @@ those of the database. Nothing outlives the process.
 
 from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush, nsmallest
 from operator import attrgetter
 from threading import RLock
@@ -22,21 +22,28 @@ from domain.ports import (
     Append,
     Appended,
     Bookmark,
+    Changes,
+    DataKey,
     Decide,
+    Deletion,
     Found,
     Invite,
+    Item,
+    ItemHead,
     Mark,
     Member,
+    Partial,
     Rearm,
     Recorded,
     SealedIdentity,
     SubjectKey,
     SweepCount,
+    Upload,
     Verdict,
-    owner_scope,
     policy_scope,
 )
-from domain.session import NEVER, Event, Phase, Session
+from domain.session import NEVER, Event, Kept, Phase, Scope, Session
+from domain.timeline import covers
 
 Answer = Appended | Exception | None
 
@@ -78,6 +85,44 @@ class _Person:
 
 
 @dataclass(slots=True)
+class _Stored:
+    """What the vault holds of what one session stores."""
+
+    joint: SubjectKey | None = None
+    keys: dict[tuple[Scope, str], DataKey] = field(default_factory=dict)
+    items: dict[tuple[str, int], Item] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    partials: dict[str, Partial] = field(default_factory=dict)
+
+    def add(self, changes: Changes) -> None:
+        if changes.joint is not None:
+            self.joint = replace(changes.joint, fresh=False)
+        for key in changes.keys:
+            person = replace(key.subject, fresh=False)
+            self.keys[key.tier, key.token] = replace(key, subject=person, fresh=False)
+        self.items.update({(one.head.item_id, one.head.part): one for one in changes.items})
+        self.uploads.update({one.upload_id: one for one in changes.uploads})
+        self.partials.update({one.token: one for one in changes.partials})
+
+    def delete(self, deletion: Deletion) -> None:
+        before, scope = deletion.before, deletion.scope
+        self.items = {
+            place: item
+            for place, item in self.items.items()
+            if not covers(scope, item.head.scope)
+            or (before is not None and item.head.stored_at >= before)
+        }
+        if before is None:
+            self.keys = {
+                place: key for place, key in self.keys.items() if not covers(scope, place[0])
+            }
+            if scope is Scope.SUMMARY:
+                self.partials = {}
+            elif scope is not Scope.FILES:
+                self.uploads = {}
+
+
+@dataclass(slots=True)
 class _People:
     """What the vault holds of one session. last_seen: the newest presence of all members."""
 
@@ -85,6 +130,7 @@ class _People:
     members: dict[str, _Presence] = field(default_factory=dict)
     subjects: set[bytes] = field(default_factory=set)
     aliases: set[bytes] = field(default_factory=set)
+    stored: _Stored = field(default_factory=_Stored)
 
     def see(self, token: str, at: int) -> None:
         """Presence never moves back."""
@@ -132,12 +178,16 @@ class MemoryStore:
                 "policies": sum(map(len, self.policies.values())),
                 "bookmarks": len(self.bookmarks),
                 "leases": int(self.lease is not None),
+                "items": sum(len(session.stored.items) for session in people),
+                "uploads": sum(len(session.stored.uploads) for session in people),
+                "partials": sum(len(session.stored.partials) for session in people),
                 "presence": sum(len(session.members) for session in people),
                 "subjects": len(self.persons),
                 "subject_index": names,
                 "aliases": len(self.aliases),
-                "subject_keys": len(self.persons),
-                "data_keys": names,
+                "subject_keys": len(self.persons)
+                + sum(session.stored.joint is not None for session in people),
+                "data_keys": names + sum(len(session.stored.keys) for session in people),
             }
 
 
@@ -254,14 +304,13 @@ class MemoryLog:
         for index, append in _waiting(appends, answers):
             for limit in append.limits:
                 taken = used.get(limit.scope, self._store.counters.get(limit.scope, 0))
-                if taken + append.live_delta > limit.most:
+                if taken + dict(append.counts).get(limit.scope, 0) > limit.most:
                     refusal = LimitReached(append.after.policy, limit.name, limit.most)
                     answers[index] = refusal
                     break
             else:
-                for scope in _scopes(append):
-                    before = used.get(scope, self._store.counters.get(scope, 0))
-                    used[scope] = before + append.live_delta
+                for scope, by in append.counts:
+                    used[scope] = used.get(scope, self._store.counters.get(scope, 0)) + by
 
     def _refuse_changed_subjects(self, appends: Sequence[Append], answers: list[Answer]) -> None:
         """Whose subjects another author created or deleted since they were read."""
@@ -292,19 +341,21 @@ class MemoryLog:
                 _move(self._store, append)
             self._record(append.events, now)
         for append in accepted:
-            if append.deletes:
+            for deletion in append.deletes:
+                people = self._store.people.get(append.session_id)
+                if people is not None:
+                    people.stored.delete(deletion)
+            if append.erases:
                 _forget(self._store, append.session_id)
         if accepted and self._observe is not None:
             self._observe(accepted)
 
     def _count(self, append: Append) -> None:
-        delta = append.live_delta
-        if delta:
-            counters = self._store.counters
-            for scope in _scopes(append):
-                counters[scope] = counters.get(scope, 0) + delta
-                if not counters[scope]:
-                    del counters[scope]
+        counters = self._store.counters
+        for scope, by in append.counts:
+            counters[scope] = counters.get(scope, 0) + by
+            if not counters[scope]:
+                del counters[scope]
 
     def _fold(self, append: Append) -> None:
         """Erased sessions leave, their history stays."""
@@ -381,6 +432,32 @@ class MemoryLog:
                 if row.session.phase is not Phase.EXPIRED and row.session.policy == policy
             ]
         return sorted(mine, key=lambda found: found.session.created_at)
+
+    def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
+        with self._store.lock:
+            return {session_id: self._kept(session_id) for session_id in session_ids}
+
+    def _kept(self, session_id: str) -> Sequence[Kept]:
+        people = self._store.people.get(session_id)
+        sizes: dict[tuple[Scope, int], int] = {}
+        for item in people.stored.items.values() if people is not None else ():
+            place = (item.head.scope, item.head.stored_at)
+            sizes[place] = sizes.get(place, 0) + item.head.size
+        return [Kept(scope, stored_at, size) for (scope, stored_at), size in sizes.items()]
+
+    def stored_bytes(self) -> int:
+        with self._store.lock:
+            counters = self._store.counters.items()
+            return sum(used for scope, used in counters if scope.startswith("bytes:"))
+
+    def relievable(self, limit: int) -> Sequence[Found]:
+        with self._store.lock:
+            rows = [row for row in self._store.sessions.values() if row.session.stored_bytes]
+        finished = [row for row in rows if row.session.phase is not Phase.ACTIVE]
+        idle = [row for row in rows if row.session.phase is Phase.ACTIVE]
+        finished.sort(key=lambda row: row.session.created_at)
+        idle.sort(key=lambda row: row.session.last_seen_at)
+        return [self._found(row) for row in (finished + idle)[:limit]]
 
     def history(self, session_id: str) -> Sequence[Recorded]:
         self._must_keep_events()
@@ -552,13 +629,6 @@ def _raise_refusal(answers: Iterable[Answer]) -> None:
             raise answer
 
 
-def _scopes(append: Append) -> tuple[str, ...]:
-    policy = append.after.policy
-    if append.owner is None:
-        return (policy_scope(policy),)
-    return policy_scope(policy), owner_scope(policy, append.owner)
-
-
 def _topics(appends: Iterable[Append]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for append in appends:
@@ -594,6 +664,7 @@ def _admit(store: MemoryStore, append: Append) -> None:
         person = store.persons.get(lookup)
         if person is not None and token in person.names.get(session_id, {}):
             person.names[session_id][token].current = False
+    people.stored.add(changes)
     if changes.invited is not None:
         store.invites[changes.invited.name] = changes.invited
     if changes.alias is not None:
@@ -713,6 +784,57 @@ class MemoryVault:
                         found.append(one)
         found.sort(key=lambda one: one.member.token)
         return [one for one in found if one.member.token > after][:limit]
+
+    def _stored(self, session_id: str) -> _Stored:
+        people = self._store.people.get(session_id)
+        return people.stored if people is not None else _Stored()
+
+    def data_key(self, session_id: str, tier: Scope, token: str) -> DataKey | None:
+        with self._store.lock:
+            return self._stored(session_id).keys.get((tier, token))
+
+    def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
+        with self._store.lock:
+            if not token:
+                return self._stored(session_id).joint
+            people = self._store.people.get(session_id, _People())
+            for lookup in people.subjects:
+                person = self._store.persons[lookup]
+                name = person.names[session_id].get(token)
+                if name is not None and name.current and name.role == "participant":
+                    return person.key
+        return None
+
+    def item(self, session_id: str, item_id: str, part: int) -> Item | None:
+        with self._store.lock:
+            return self._stored(session_id).items.get((item_id, part))
+
+    def items(
+        self, session_id: str, after: str, limit: int, kind: str | None = None
+    ) -> Sequence[ItemHead]:
+        with self._store.lock:
+            heads = [item.head for item in self._stored(session_id).items.values()]
+        heads.sort(key=lambda head: head.item_id)
+        return [
+            head
+            for head in heads
+            if head.item_id > after and head.scope is not Scope.CHUNKS and kind in (None, head.kind)
+        ][:limit]
+
+    def upload(self, session_id: str, upload_id: str) -> Upload | None:
+        with self._store.lock:
+            return self._stored(session_id).uploads.get(upload_id)
+
+    def chunks(self, session_id: str, upload_id: str) -> Sequence[ItemHead]:
+        with self._store.lock:
+            heads = [item.head for item in self._stored(session_id).items.values()]
+        chunks = [h for h in heads if h.item_id == upload_id and h.scope is Scope.CHUNKS]
+        return sorted(chunks, key=lambda head: head.part)
+
+    def partials(self, session_id: str, token: str | None = None) -> Sequence[Partial]:
+        with self._store.lock:
+            partials = self._stored(session_id).partials
+            return [partials[name] for name in sorted(partials) if token in (None, name)]
 
     def invite(self, name: bytes) -> Invite | None:
         with self._store.lock:

@@ -71,6 +71,7 @@ sessions = Table(
     Column("due_at", BigInteger),
     Column("failures", SmallInteger, nullable=False, server_default=text("0")),
     Column("owner_subject", Name),
+    Column("stored_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("state", LargeBinary, nullable=False),
     Index(
         "sessions_by_deadline", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
@@ -81,6 +82,15 @@ sessions = Table(
         "owner_subject",
         "created_at",
         postgresql_where=text("owner_subject IS NOT NULL"),
+    ),
+    # Whom an emergency looks at; few sessions store much at once.
+    Index(
+        "sessions_that_store",
+        "partition",
+        "phase",
+        "created_at",
+        sqlite_where=text("stored_bytes > 0"),
+        postgresql_where=text("stored_bytes > 0"),
     ),
     # Room on the page for the next version of a row: an update that moves no deadline stays on it.
     postgresql_with={"fillfactor": "80"},
@@ -194,6 +204,46 @@ aliases = Table(
     Column("lookup", LargeBinary, primary_key=True),
     Column("session_id", Name, nullable=False),
     Index("aliases_by_session", "partition", "session_id"),
+)
+
+items = Table(
+    "items",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("item_id", Name, primary_key=True),
+    # Which chunk of an upload; 0 for what came whole.
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("scope", Name, nullable=False),
+    Column("kind", Name, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("participants", Name, nullable=False),
+    Column("media_type", Name),
+    Column("count", Integer),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("upload_id", Name, primary_key=True),
+    Column("kind", Name, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("participants", Name, nullable=False),
+    Column("media_type", Name),
+)
+
+partials = Table(
+    "partials",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("token", Name, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
 )
 
 # -- the keyring ------------------------------------------------------------------------------

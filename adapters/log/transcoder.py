@@ -26,6 +26,7 @@ from domain.session import (
     Hold,
     Scope,
     Session,
+    Stored,
 )
 
 _SORTED = orjson.OPT_SORT_KEYS
@@ -34,6 +35,7 @@ _ENUMS: dict[type, tuple[str, Callable[[str], Any]]] = {
     Failed: ("reason", Failure),
     Held: ("ground", Ground),
     Erased: ("scope", Scope),
+    Stored: ("scope", lambda scope: None if scope is None else Scope(scope)),
 }
 
 

@@ -15,8 +15,9 @@ import stamina
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from adapters.notify.alerts import Alerts
 from domain.errors import ClockHeld, StoreError
-from domain.policy import MINUTE, SECOND
+from domain.policy import HOUR, MINUTE, SECOND
 from domain.ports import Log, SweepCount
 from domain.use_cases.policies import PolicyBook, is_settled, rearm
 from domain.use_cases.sweep import BATCH, sweep
@@ -24,13 +25,15 @@ from domain.use_cases.sweep import BATCH, sweep
 _log = structlog.get_logger(component="scheduler")
 
 READ_AGAIN = SECOND
+TRUSTED_AGAIN = 2 * HOUR
+"""After this long without a failure the alert ends: what failed is tried again every hour."""
 
 
 class Ticker:
     """Sweeps in the background until `close`.
 
     clock: microseconds since the epoch. read_again: how often the earliest deadline is read,
-    microseconds of the machine.
+    microseconds of the machine. alerts: told when a clean-up fails, and when one works again.
     """
 
     def __init__(
@@ -42,7 +45,10 @@ class Ticker:
         *,
         batch: int = BATCH,
         read_again: int = READ_AGAIN,
+        alerts: Alerts | None = None,
     ) -> None:
+        self._alerts = alerts or Alerts()
+        self._failed_at = 0
         self._read_again = read_again
         self._log = log
         self._policies = policies
@@ -74,6 +80,10 @@ class Ticker:
         )
         self._scheduler.start()
 
+    def every(self, seconds: float, job: Callable[[], object], name: str) -> None:
+        """Also do this, this often, from now on."""
+        self._scheduler.add_job(job, "interval", seconds=seconds, id=name, next_run_time=_utc_now())
+
     def close(self) -> None:
         """End; a sweep that runs finishes its batch."""
         self._closing = True
@@ -94,6 +104,10 @@ class Ticker:
             self._set_timer(due)
         except StoreError as error:
             _log.error("tick", operation="tick", result=type(error).__name__)
+            self._cleanup_failed()
+        else:
+            if self._clock() - self._failed_at > TRUSTED_AGAIN:
+                self._alerts.end("cleanup-failed")
 
     def sweep_now(self) -> SweepCount:
         """Sweep until nothing is due. A failure is logged and retried at the next tick.
@@ -127,7 +141,13 @@ class Ticker:
                 log_sweep(total, time.perf_counter() - began)
                 raise
         log_sweep(total, time.perf_counter() - began)
+        if total.failed:
+            self._cleanup_failed(sessions=total.failed)
         return total
+
+    def _cleanup_failed(self, **figures: float) -> None:
+        self._failed_at = self._clock()
+        self._alerts.begin("cleanup-failed", **figures)
 
     def _set_timer(self, due: int | None) -> None:
         if due is None or self._closing:

@@ -16,12 +16,30 @@ from adapters.log.schema import (
     aliases,
     data_keys,
     invites,
+    items,
+    partials,
     presence,
     subject_index,
     subject_keys,
     subjects,
+    uploads,
 )
-from domain.ports import Admission, Append, Invite, Member, SealedIdentity, SubjectKey
+from adapters.vault import item_rows
+from adapters.vault.item_rows import delete_stored, write_stored
+from domain.ports import (
+    Admission,
+    Append,
+    DataKey,
+    Invite,
+    Item,
+    ItemHead,
+    Member,
+    Partial,
+    SealedIdentity,
+    SubjectKey,
+    Upload,
+)
+from domain.session import Scope
 
 TIER_IDENTITY = "identity"
 """Of the keys that seal who somebody is; they outlive the full tier and go with the session."""
@@ -52,7 +70,7 @@ def admit(connection: Connection, appends: Sequence[Append]) -> set[str]:
         ("subject", "kek", "wrapped"),
         [(s.subject, s.kek, s.wrapped) for s in fresh if s.lookup in inserted],
     )
-    leaving = _subjects_of(connection, [a.session_id for a in appends if a.deletes])
+    leaving = _subjects_of(connection, [a.session_id for a in appends if a.erases])
     standing = _lock(connection, sorted(wanted), leaving)
     stale = {
         append.session_id
@@ -96,7 +114,9 @@ def write(connection: Connection, accepted: Sequence[Append]) -> None:
     _write_presence(connection, accepted, admitted)
     made = [append.changes.invited for append in accepted if append.changes.invited is not None]
     bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
-    _delete(connection, [append.session_id for append in accepted if append.deletes])
+    write_stored(connection, accepted)
+    delete_stored(connection, accepted)
+    _delete(connection, [append.session_id for append in accepted if append.erases])
 
 
 def _lock(
@@ -240,7 +260,7 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
     if not session_ids:
         return
     leaving = _subjects_of(connection, session_ids)
-    for table in (presence, subject_index, aliases, invites, data_keys):
+    for table in (presence, subject_index, aliases, invites, data_keys, items, uploads, partials):
         bulk.delete_in(connection, table, "session_id", session_ids)
     query = (
         "SELECT s.subject FROM subjects s WHERE s.partition = 0 AND NOT EXISTS "
@@ -248,6 +268,7 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
         "AND s.subject IN ({ids})"
     )
     gone = [row[0] for row in bulk.select_in(connection, query, leaving)]
+    gone += session_ids  # joint keys: there the subject is the session itself
     bulk.delete_in(connection, subject_keys, "subject", gone)
     bulk.delete_in(connection, subjects, "subject", gone)
 
@@ -359,6 +380,90 @@ class SqlVault:
         )
         rows = self._select(query, [name])
         return Invite(bytes(rows[0][0]), *rows[0][1:]) if rows else None
+
+    def data_key(self, session_id: str, tier: Scope, token: str) -> DataKey | None:
+        query = (
+            "SELECT k.kek, k.wrapped, d.subject, d.wrapped, s.lookup FROM data_keys d "
+            "JOIN subject_keys k ON k.partition = d.partition AND k.subject = d.subject "
+            "LEFT JOIN subjects s ON s.partition = d.partition AND s.subject = d.subject "
+            "WHERE d.partition = 0 AND d.session_id = {mark} AND d.tier = {mark} "
+            "AND d.token = {mark}"
+        )
+        for kek, own, subject, wrapped, lookup in self._rows(query, session_id, str(tier), token):
+            person = SubjectKey(bytes(lookup or b""), subject, kek, bytes(own), fresh=False)
+            return DataKey(session_id, tier, token, person, bytes(wrapped))
+        return None
+
+    def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
+        if not token:
+            query = "SELECT '', subject, kek, wrapped FROM subject_keys WHERE partition = 0 "
+            rows = self._rows(query + "AND subject = {mark}", session_id)
+        else:
+            query = (
+                "SELECT s.lookup, s.subject, k.kek, k.wrapped FROM subject_index i "
+                "JOIN subjects s ON s.partition = i.partition AND s.subject = i.subject "
+                "JOIN subject_keys k ON k.partition = i.partition AND k.subject = i.subject "
+                "WHERE i.partition = 0 AND i.session_id = {mark} AND i.token = {mark} "
+                "AND i.role = 'participant' AND i.current = 1"
+            )
+            rows = self._rows(query, session_id, token)
+        for lookup, subject, kek, wrapped in rows:
+            known = bytes(lookup) if token else b""
+            return SubjectKey(known, subject, kek, bytes(wrapped), fresh=False)
+        return None
+
+    def item(self, session_id: str, item_id: str, part: int) -> Item | None:
+        query = (
+            f"SELECT {item_rows.HEAD}, sealed FROM items "
+            "WHERE partition = 0 AND session_id = {mark} AND item_id = {mark} AND part = {mark}"
+        )
+        for row in self._rows(query, session_id, item_id, part):
+            return Item(item_rows.head(row), bytes(row[-1]))
+        return None
+
+    def items(
+        self, session_id: str, after: str, limit: int, kind: str | None = None
+    ) -> Sequence[ItemHead]:
+        which = "" if kind is None else "AND kind = {mark} "
+        query = (
+            f"SELECT {item_rows.HEAD} FROM items WHERE partition = 0 AND session_id = {{mark}} "
+            f"AND item_id > {{mark}} AND scope <> '{Scope.CHUNKS}' {which}"
+            "ORDER BY item_id LIMIT {mark}"
+        )
+        named = () if kind is None else (kind,)
+        return [item_rows.head(row) for row in self._rows(query, session_id, after, *named, limit)]
+
+    def upload(self, session_id: str, upload_id: str) -> Upload | None:
+        query = (
+            "SELECT upload_id, kind, size, created_at, participants, media_type FROM uploads "
+            "WHERE partition = 0 AND session_id = {mark} AND upload_id = {mark}"
+        )
+        for id_, kind, size, created_at, tokens, media_type in self._rows(
+            query, session_id, upload_id
+        ):
+            return Upload(id_, kind, size, created_at, tuple(tokens.split()), media_type)
+        return None
+
+    def chunks(self, session_id: str, upload_id: str) -> Sequence[ItemHead]:
+        query = (
+            f"SELECT {item_rows.HEAD} FROM items WHERE partition = 0 AND session_id = {{mark}} "
+            f"AND item_id = {{mark}} AND scope = '{Scope.CHUNKS}' ORDER BY part"
+        )
+        return [item_rows.head(row) for row in self._rows(query, session_id, upload_id)]
+
+    def partials(self, session_id: str, token: str | None = None) -> Sequence[Partial]:
+        which = "" if token is None else "AND token = {mark} "
+        query = (
+            "SELECT token, sealed FROM partials WHERE partition = 0 AND session_id = {mark} "
+            f"{which}ORDER BY token"
+        )
+        values = (session_id,) if token is None else (session_id, token)
+        return [Partial(name, bytes(sealed)) for name, sealed in self._rows(query, *values)]
+
+    def _rows(self, query: str, *values: Any) -> Sequence[Any]:
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        with self._engines.read() as connection:
+            return connection.exec_driver_sql(query.format(mark=mark), values).fetchall()
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         """The session rows are locked against a sweep while presence moves: a heartbeat either

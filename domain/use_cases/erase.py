@@ -4,10 +4,36 @@ Whatever deletes data of a session goes through here, so that holds are checked 
 nothing else sets `Append.deletes`, and the vault deletes nothing without it.
 """
 
+from collections.abc import Sequence
+
 from domain.errors import OnHold
-from domain.ports import NO_CHANGES, Append, Changes, Found
-from domain.session import Erased, Event, Scope, Session, evolve
-from domain.timeline import Outcome
+from domain.policy import Versions
+from domain.ports import NO_CHANGES, Append, Changes, Deletion, Found, Log
+from domain.session import Erased, Event, Scope, Session, Summarized, evolve
+from domain.timeline import Outcome, advance, takes
+
+
+def due_by(
+    log: Log,
+    session: Session,
+    versions: Versions,
+    last_seen: int,
+    now: int,
+    before: Sequence[Event] = (),
+) -> Outcome:
+    """What `timeline` says is due, for whoever writes it: exact about items of different age.
+
+    before: events that are not written yet, and whose erasures are therefore still to come.
+    """
+    outcome = advance(session, versions, last_seen, now)
+    if all(getattr(event, "oldest_left", None) is None for event in outcome.events):
+        return outcome
+    kept = [
+        one
+        for one in log.kept([session.id])[session.id]
+        if not any(takes(event, one.scope, one.stored_at) for event in before)
+    ]
+    return advance(session, versions, last_seen, now, kept or None)
 
 
 def appended(
@@ -15,7 +41,7 @@ def appended(
     outcome: Outcome,
     changes: Changes = NO_CHANGES,
 ) -> Append:
-    """An append of what `timeline` says is due; it deletes what the final erasure takes."""
+    """An append of what `timeline` says is due; it deletes what that takes."""
     return Append(
         before=found.session,
         after=outcome.session,
@@ -27,19 +53,24 @@ def appended(
     )
 
 
-def deletes(session: Session | None, events: tuple[Event, ...]) -> bool:
-    """Whether these events, which follow `session` (None: begin it), take its rows with them.
+def deletes(session: Session | None, events: tuple[Event, ...]) -> tuple[Deletion, ...]:
+    """Which rows these events, which follow `session` (None: begin it), take with them.
 
     Raises OnHold if a hold stands then: the timeline suspends what is held, so an erasure that
     arrives here under a hold is an error of the caller and must not happen.
     """
-    if not any(isinstance(event, Erased) for event in events):
-        return False
+    if not any(isinstance(event, Erased | Summarized) for event in events):
+        return ()
+    deletions: list[Deletion] = []
     for event in events:
-        if isinstance(event, Erased) and session is not None:
+        if isinstance(event, Erased | Summarized) and session is not None:
             if session.held_until(event.effective_at) != event.effective_at:
                 raise OnHold(session.id, session.held_until(event.effective_at))
-            if event.scope is Scope.EVERYTHING:
-                return True
+            if isinstance(event, Summarized):
+                deletions.append(Deletion(Scope.FULL))
+            elif event.scope is Scope.EVERYTHING:
+                return (Deletion(Scope.EVERYTHING),)
+            else:
+                deletions.append(Deletion(event.scope, event.oldest_left))
         session = evolve(session, event)
-    return False
+    return tuple(deletions)

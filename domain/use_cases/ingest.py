@@ -38,7 +38,7 @@ from domain.ports import (
 from domain.records import Activity, Record, Reject, Rejected
 from domain.session import IMPORTER, Event, Failure, Session, create, evolve
 from domain.timeline import advance
-from domain.use_cases.erase import deletes
+from domain.use_cases.erase import deletes, due_by
 from domain.use_cases.sweep import sweep_once
 
 BATCH = 2_000
@@ -434,7 +434,9 @@ class _Work:
 
     def _fire(self, key: bytes, opened: _Open, now: int) -> _Open | None:
         """Carry out what is due; None if that ended the session."""
-        outcome = advance(opened.session, self._versions, opened.last_seen, now)
+        outcome = due_by(
+            self._ingest._log, opened.session, self._versions, opened.last_seen, now, opened.events
+        )
         opened.session, opened.due_at = outcome.session, outcome.next_at
         opened.events += outcome.events
         if outcome.events and opened.before is not None:

@@ -14,6 +14,7 @@ from domain.errors import (
     InviteRefused,
     LapseError,
     LimitReached,
+    OnHold,
     ParticipantUnknown,
     SessionErased,
     SessionExists,
@@ -25,6 +26,7 @@ from domain.ports import (
     NO_CHANGES,
     Admission,
     Append,
+    Appended,
     Changes,
     Found,
     Invite,
@@ -36,6 +38,7 @@ from domain.ports import (
     SubjectKey,
     SweepCount,
     Vault,
+    bytes_scope,
     owner_scope,
     policy_scope,
 )
@@ -52,7 +55,7 @@ from domain.session import (
     evolve,
 )
 from domain.timeline import Forecast, Outcome, advance, forecast
-from domain.use_cases.erase import deletes
+from domain.use_cases.erase import deletes, due_by
 from domain.use_cases.policies import PolicyBook
 from domain.use_cases.sweep import sweep_once
 
@@ -84,6 +87,14 @@ class Participant:
     member: Member
     name: str | None
     is_active: bool
+
+
+def named(operation: str, key: str | None, *arguments: object) -> str | None:
+    """The name under which a command happens once: the caller's key is for this operation with
+    these arguments, so that the same key on something else is another command. None without key."""
+    if key is None:
+        return None
+    return "\0".join((operation, *map(str, arguments), key))
 
 
 Decision = tuple[tuple[Event, ...], Changes]
@@ -248,7 +259,7 @@ class Sessions:
             admission = self._admission(subject, session_id, token, who, "participant", now, name)
             return events, Changes(admitted=(admission,), invite=invite)
 
-        self._command(session_id, now, actor, key, decide)
+        self.command(session_id, now, actor, named("join", key, pair[1].hex()), decide)
         return token or self._vault.tokens([pair])[pair].token
 
     def invite(self, session_id: str, uses: int, expires_at: int, now: int, actor: str) -> str:
@@ -263,7 +274,7 @@ class Sessions:
             session.must_live("invite to")
             return (), Changes(invited=invite)
 
-        self._command(session_id, now, actor, None, decide)
+        self.command(session_id, now, actor, None, decide)
         return secret
 
     def redeem(
@@ -297,7 +308,7 @@ class Sessions:
             changes = Changes(left={token: now}) if present else NO_CHANGES
             return session.leave(token, now, actor, present=present), changes
 
-        return self._command(session_id, now, actor, key, decide)
+        return self.command(session_id, now, actor, named("leave", key, token), decide)
 
     def store(
         self,
@@ -309,24 +320,31 @@ class Sessions:
         *,
         key: str | None = None,
     ) -> View:
-        """Items came into the vault. size: bytes."""
-        return self._decide(session_id, now, actor, key, lambda s: s.store(items, size, now, actor))
+        """Items are kept by the application itself, see `Items` for those Lapse keeps. size:
+        bytes."""
+        name = named("store", key, items, size)
+        return self._decide(
+            session_id, now, actor, name, lambda s: s.store(items, size, now, actor)
+        )
 
     def complete(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
         """The application is done with the session."""
-        return self._decide(session_id, now, actor, key, lambda s: s.complete(now, actor))
+        name = named("complete", key)
+        return self._decide(session_id, now, actor, name, lambda s: s.complete(now, actor))
 
     def fail(
         self, session_id: str, reason: Failure, now: int, actor: str, *, key: str | None = None
     ) -> View:
         """The application gave up on the session."""
-        return self._decide(session_id, now, actor, key, lambda s: s.fail(reason, now, actor))
+        name = named("fail", key, reason)
+        return self._decide(session_id, now, actor, name, lambda s: s.fail(reason, now, actor))
 
     def extend(
         self, session_id: str, until: int, now: int, actor: str, *, key: str | None = None
     ) -> View:
         """The session shall not expire before `until`."""
-        return self._decide(session_id, now, actor, key, lambda s: s.extend(until, now, actor))
+        name = named("extend", key, until)
+        return self._decide(session_id, now, actor, name, lambda s: s.extend(until, now, actor))
 
     def recover(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
         """An expired session lives again, if its policy still allows it; limits are rechecked."""
@@ -335,16 +353,59 @@ class Sessions:
             policy = in_force(self._policies.versions(session.policy), now).policy
             return session.recover(policy.recover, now, actor)
 
-        return self._decide(session_id, now, actor, key, decide)
+        return self._decide(session_id, now, actor, named("recover", key), decide)
 
-    def erase(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
-        """All data of the session goes at once. Raises OnHold, SessionNotFound, SessionErased."""
+    def summarize(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
+        """The full data is reduced to its summary at once, and deleted. Raises OnHold."""
 
         def decide(session: Session) -> tuple[Event, ...]:
             number = in_force(self._policies.versions(session.policy), now).number
-            return session.erase(number, now, actor)
+            return session.summarize(number, now, actor)
 
-        return self._decide(session_id, now, actor, key, decide)
+        return self._decide(session_id, now, actor, named("summarize", key), decide)
+
+    def erase(
+        self,
+        session_id: str,
+        now: int,
+        actor: str,
+        *,
+        key: str | None = None,
+        by: By = By.REQUEST,
+    ) -> None:
+        """All data of the session goes at once. Raises OnHold, SessionNotFound, SessionErased.
+
+        key: asked again by the same key, nothing is left to be done and nothing is raised.
+        """
+
+        def decide(session: Session) -> tuple[Event, ...]:
+            number = in_force(self._policies.versions(session.policy), now).number
+            return session.erase(number, now, actor, by=by)
+
+        name = named("erase", key)
+        try:
+            self._decide(session_id, now, actor, name, decide)
+        except SessionErased:
+            if name is None or not self._log.is_known(self._command_id(actor, session_id, name)):
+                raise
+
+    def erase_all(self, found: Sequence[Found], now: int, actor: str, *, by: By) -> frozenset[str]:
+        """Erase these sessions in one transaction; the ids of those that went. The others are held,
+        or changed since they were looked at."""
+        appends = []
+        for one in found:
+            due = self._due(one, now)
+            session, events = due.session, due.events
+            try:
+                number = in_force(self._policies.versions(session.policy), now).number
+                erasure = session.erase(number, now, actor, by=by)
+            except OnHold:
+                continue
+            for event in erasure:
+                session = evolve(session, event)
+            appends.append(self._append(one, session, events + erasure, now))
+        answers = self._log.append(appends, now)
+        return frozenset(one.session_id for one in answers if isinstance(one, Appended))
 
     def hold(
         self, session_id: str, hold: str, ground: Ground, until: int | None, now: int, actor: str
@@ -360,7 +421,7 @@ class Sessions:
 
     def view(self, session_id: str, now: int) -> View:
         """The session as it is at `now`, swept or not. Raises SessionNotFound, SessionErased."""
-        view = self.seen_as(self._find(session_id), now)
+        view = self.seen_as(self.find(session_id), now)
         if view.session.erased_at is not None:
             raise SessionErased(session_id, view.session.erased_at)
         return view
@@ -425,30 +486,34 @@ class Sessions:
         session_id: str,
         now: int,
         actor: str,
-        key: str | None,
+        name: str | None,
         decide: Callable[[Session], tuple[Event, ...]],
     ) -> View:
-        return self._command(
-            session_id, now, actor, key, lambda session: (decide(session), NO_CHANGES)
+        return self.command(
+            session_id, now, actor, name, lambda session: (decide(session), NO_CHANGES)
         )
 
-    def _command(
+    def _command_id(self, actor: str, session_id: str, name: str) -> bytes:
+        return self._keyring.lookup("command", f"{actor}\0{session_id}\0{name}")
+
+    def command(
         self,
         session_id: str,
         now: int,
         actor: str,
-        key: str | None,
+        name: str | None,
         decide: Callable[[Session], "Decision"],
     ) -> View:
-        """key: makes the command happen once; coming again it changes nothing, whatever happened
-        to the session since."""
-        command = None
-        if key is not None:
-            command = self._keyring.lookup("command", f"{actor}\0{session_id}\0{key}")
+        """What is due happens, then what `decide` wants of the session as it is then.
+
+        decide: asked again when somebody else was faster. name: see `named`; a command that comes
+        again changes nothing, whatever happened to the session since.
+        """
+        command = None if name is None else self._command_id(actor, session_id, name)
         for _ in range(ATTEMPTS):
             if command is not None and self._log.is_known(command):
-                return self.seen_as(self._find(session_id), now)
-            found = self._find(session_id)
+                return self.seen_as(self.find(session_id), now)
+            found = self.find(session_id)
             due = self._due(found, now)
             session, events, changes = due.session, due.events, NO_CHANGES
             refusal: LapseError | None = None
@@ -468,7 +533,7 @@ class Sessions:
                 if append.events or changes is not NO_CHANGES:
                     answer = self._log.submit(append, now)
                     if answer.repeated:
-                        return self.seen_as(self._find(session_id), now)
+                        return self.seen_as(self.find(session_id), now)
             except Conflict:
                 continue
             if refusal is not None:
@@ -479,8 +544,8 @@ class Sessions:
 
     def seen_as(self, found: Found, now: int) -> View:
         """The session at `now`, swept or not."""
-        session = self._due(found, now).session
-        versions = self._policies.versions(session.policy)
+        versions = self._policies.versions(found.session.policy)
+        session = advance(found.session, versions, found.last_seen, now).session
         return View(session, found.last_seen, forecast(session, versions, found.last_seen, now))
 
     def _append(
@@ -493,7 +558,7 @@ class Sessions:
     ) -> Append:
         """What a command wants written, with all that is due at once because of it."""
         versions = self._policies.versions(session.policy)
-        outcome = advance(session, versions, found.last_seen, now)
+        outcome = due_by(self._log, session, versions, found.last_seen, now, events)
         events += outcome.events
         rules_spoke = any(event.actor == SCHEDULER for event in events)
         due_at = outcome.next_at
@@ -505,20 +570,24 @@ class Sessions:
             events=events,
             due_at=due_at,
             changes=changes,
-            limits=self._rechecked(found, outcome.session, now),
+            limits=self._limits_of(found, outcome.session, now),
             owner=found.owner,
             deletes=deletes(found.session, events),
             decided_on=found.last_seen if rules_spoke else None,
         )
 
-    def _rechecked(self, found: Found, after: Session, now: int) -> tuple[Limit, ...]:
-        """A recovered session takes a slot again."""
-        if found.session.live or not after.live:
-            return ()
+    def _limits_of(self, found: Found, after: Session, now: int) -> tuple[Limit, ...]:
+        """A recovered session takes a slot again, and what is stored takes room."""
         policy = in_force(self._policies.versions(after.policy), now).policy
-        return _limits(policy, found.owner)
+        limits: tuple[Limit, ...] = ()
+        if not found.session.live and after.live:
+            limits = _limits(policy, found.owner)
+        if after.stored_bytes > found.session.stored_bytes and policy.limits.total_bytes:
+            limits += (Limit(bytes_scope(policy.name), policy.limits.total_bytes, "bytes"),)
+        return limits
 
-    def _find(self, session_id: str) -> Found:
+    def find(self, session_id: str) -> Found:
+        """The session as commands decide on it. Raises SessionNotFound, SessionErased."""
         found = self._log.find([session_id]).get(session_id)
         if found is not None:
             return found
@@ -534,7 +603,7 @@ class Sessions:
 
     def _due(self, found: Found, now: int) -> Outcome:
         versions = self._policies.versions(found.session.policy)
-        return advance(found.session, versions, found.last_seen, now)
+        return due_by(self._log, found.session, versions, found.last_seen, now)
 
     def _member(self, session_id: str, token: str) -> Member:
         for member in self._vault.members(session_id):

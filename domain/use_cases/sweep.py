@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from domain.policy import Versions
 from domain.ports import Append, Found, Log, Mark, Rearm, SweepCount, Verdict
-from domain.timeline import advance
+from domain.session import Kept
+from domain.timeline import advance, ages_matter
 from domain.use_cases.erase import appended
 
 BATCH = 1_000
@@ -18,12 +19,14 @@ BATCH = 1_000
 a backlog holds no transaction longer than some 50 ms."""
 
 
-def decide(found: Found, versions: Versions | None, now: int) -> Append | Rearm:
-    """What happens to one claimed session."""
+def decide(
+    found: Found, versions: Versions | None, now: int, kept: Sequence[Kept] | None = None
+) -> Append | Rearm:
+    """What happens to one claimed session. kept: as `advance` has it."""
     if versions is None:
         return Rearm(found.session.id, None, Verdict.FAILED)
     try:
-        outcome = advance(found.session, versions, found.last_seen, now)
+        outcome = advance(found.session, versions, found.last_seen, now, kept or None)
         if outcome.events:
             return appended(found, outcome)
     except (ValueError, ArithmeticError, LookupError):
@@ -43,9 +46,26 @@ def sweep_once(
     """One batch. due = done + held + rearmed + failed."""
 
     def decide_all(claimed: Sequence[Found]) -> Sequence[Append | Rearm]:
-        return [decide(found, policies.get(found.session.policy), now) for found in claimed]
+        return decisions(log, policies, claimed, now)
 
     return log.sweep(now, limit, decide_all, holder, mark)
+
+
+def decisions(
+    log: Log, policies: Mapping[str, Versions], claimed: Sequence[Found], now: int
+) -> Sequence[Append | Rearm]:
+    """What happens to these sessions; how old their items are is asked once, for those it matters
+    to."""
+    mixed = [
+        found.session.id
+        for found in claimed
+        if ages_matter(found.session, policies.get(found.session.policy, ()))
+    ]
+    kept = log.kept(mixed) if mixed else {}
+    return [
+        decide(found, policies.get(found.session.policy), now, kept.get(found.session.id))
+        for found in claimed
+    ]
 
 
 def sweep(
@@ -71,13 +91,11 @@ def sweep(
 
 
 def preview(
-    policies: Mapping[str, Versions], found: Sequence[Found | Rearm], now: int
+    log: Log, policies: Mapping[str, Versions], found: Sequence[Found | Rearm], now: int
 ) -> SweepCount:
     """What a sweep would do with these rows, written nowhere. A `Rearm` is decided already."""
-    answers = [
-        row if isinstance(row, Rearm) else decide(row, policies.get(row.session.policy), now)
-        for row in found
-    ]
+    answers: list[Append | Rearm] = [row for row in found if isinstance(row, Rearm)]
+    answers += decisions(log, policies, [r for r in found if isinstance(r, Found)], now)
     events: dict[str, int] = {}
     for answer in answers:
         if isinstance(answer, Append):

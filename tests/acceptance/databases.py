@@ -9,7 +9,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg2
 
-PEOPLE = ("presence", "subject_index", "subjects", "subject_keys", "data_keys", "aliases")
+PEOPLE = (
+    "presence",
+    "subject_index",
+    "subjects",
+    "subject_keys",
+    "data_keys",
+    "aliases",
+    "items",
+    "uploads",
+    "partials",
+)
 """The tables that hold something about a person."""
 
 Rows = list[tuple[Any, ...]]
@@ -76,6 +86,12 @@ def folder_of(url: str) -> Path:
         return Path(url.removeprefix("sqlite:///")).parent
     [folder] = parse_qs(urlsplit(url).query)["host"]
     return Path(folder)
+
+
+def holds(url: str, canary: bytes) -> bool:
+    """Whether these bytes stand in any file of the database: tables, write-ahead log, log."""
+    files = (path for path in folder_of(url).rglob("*") if path.is_file())
+    return any(canary in path.read_bytes() for path in files)
 
 
 def is_sqlite(url: str) -> bool:

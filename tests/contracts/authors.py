@@ -16,8 +16,18 @@ from domain.policy import (
     stream_of,
     to_document,
 )
-from domain.ports import Admission, Append, Appended, Changes, Found, Limit, Log, SubjectKey
-from domain.session import Event, Session, create, evolve, project
+from domain.ports import (
+    Admission,
+    Append,
+    Appended,
+    Changes,
+    Deletion,
+    Found,
+    Limit,
+    Log,
+    SubjectKey,
+)
+from domain.session import Event, Scope, Session, create, evolve, project
 from domain.timeline import advance
 
 T = TypeVar("T")
@@ -118,7 +128,14 @@ def erased(before: Session | Found | Append) -> Append:
     owner = before.owner if isinstance(before, Found | Append) else None
     session = _state(before)
     outcome = advance(session, (VERSION,), 0, TEN + 1_000 * DAY)
-    return Append(session, outcome.session, outcome.events, None, owner=owner, deletes=True)
+    return Append(
+        session,
+        outcome.session,
+        outcome.events,
+        None,
+        owner=owner,
+        deletes=(Deletion(Scope.EVERYTHING),),
+    )
 
 
 def _state(of: Session | Found | Append) -> Session:

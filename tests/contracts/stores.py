@@ -11,10 +11,9 @@ from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
 from adapters.log.schema import metadata
 from adapters.vault.rows import SqlVault
 from domain.ports import Log, Vault
+from tests.acceptance.databases import PEOPLE
 from tests.servers import wait_until
 
-PEOPLE = ("presence", "subject_index", "data_keys", "aliases", "subjects", "subject_keys")
-"""The tables that hold something about a person."""
 LOG = ("events", "sessions", "policies", "commands", "bookmarks")
 
 

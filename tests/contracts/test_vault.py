@@ -14,7 +14,19 @@ import pytest
 
 from domain.errors import Conflict
 from domain.policy import DAY, HOUR, MINUTE
-from domain.ports import Admission, Append, Appended, Changes, Member, SubjectKey
+from domain.ports import (
+    Admission,
+    Append,
+    Appended,
+    Changes,
+    DataKey,
+    Item,
+    ItemHead,
+    Member,
+    Partial,
+    SubjectKey,
+    Upload,
+)
 from domain.session import Erased, Scope
 from tests.contracts.authors import (
     ACTOR,
@@ -34,6 +46,8 @@ from tests.contracts.authors import (
 from tests.contracts.stores import PEOPLE, Store
 
 ADA, BOB, EVE = person("ada"), person("bob"), person("eve")
+JOINT = SubjectKey(b"", "a", "kek", b"wrapped", fresh=True)
+"""The key of session `a` itself."""
 
 
 def enter(store: Store, session_id: str, *people: SubjectKey, **more: Any) -> Append:
@@ -429,6 +443,11 @@ def test_an_erased_session_leaves_no_row_of_anybody(store: Store) -> None:
         retired=((token(ADA), ADA.lookup),),
         left={token(BOB): TEN},
         alias=b"lookup of a room",
+        joint=JOINT,
+        keys=(DataKey("a", Scope.FULL, "", JOINT, b"wrapped", fresh=True),),
+        items=(Item(ItemHead("i", 0, Scope.FULL, "metrics", TEN, 6), b"sealed"),),
+        uploads=(Upload("u", "video", 7, TEN),),
+        partials=(Partial("", b"sealed"),),
     )
     append = opening("a", changes=changes, owner=EVE.subject, command=b"once")
     store.log.submit(append, TEN)

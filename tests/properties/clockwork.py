@@ -170,7 +170,7 @@ class Clockwork:
             newest = self.moments[Since.STORED]
             if newest + rule.after // MINUTE > self.now:  # some of it has not had its time
                 for part in PARTS if scope is Scope.FULL else (scope,):
-                    self.items[part] = [newest]
+                    self.items[part] = [newest] if self.items[part] else []
                 return
         self.empty(scope)
 

@@ -198,7 +198,7 @@ def told(events: Sequence[Event]) -> list[tuple[str, int, str]]:
         (
             type(event).__name__,
             (event.effective_at - MIDNIGHT) // MINUTE,
-            f"{getattr(event, 'rule', '')} {getattr(event, 'scope', '')}",
+            f"{getattr(event, 'rule', '')} {getattr(event, 'scope', '') or ''}",
         )
         for event in events
     ]

@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from adapters.keyring.plain import PlainKeyring
+from adapters.keyring.file_keyring import FileKeyring, create_key_file
+from adapters.vault.summaries import AggregateSummaries
 from domain.policy import Applied, parse, stream_of, to_document
 from domain.ports import SweepCount
 from domain.session import Event
+from domain.use_cases.items import Content, Items, StoredItem
 from domain.use_cases.policies import PolicyBook
 from domain.use_cases.presence import see
 from domain.use_cases.sessions import Sessions
 from domain.use_cases.sweep import sweep
+from tests.acceptance import databases
 from tests.contracts.conftest import store  # noqa: F401 - the fixture, for every test here
 from tests.contracts.stores import Store
 
@@ -31,6 +36,15 @@ rules = [
   { since = "created", after = "30d", do = "expire" },
   { since = "expired", after = "1d", do = "erase" },
 ]
+[policy.coach]
+limits = { session_bytes = "4KB", total_bytes = "8KB", result_bytes = "100B" }
+summary = { mean = "mean(x)", frames = "count()", half = "quantile(x, 0.5)", kinds = "distinct(k)" }
+rules = [
+  { since = "completed", after = "0s", do = "erase", scope = "chunks" },
+  { since = "stored", after = "2m", do = "erase", scope = "chunks" },
+  { since = "created", after = "5m", do = "summarize" },
+  { since = "summarized", after = "30m", do = "erase" },
+]
 [policy.strict-lead]
 limits = { per_owner = 2 }
 rules = [{ since = "created", after = "30d", do = "expire" }]
@@ -44,6 +58,14 @@ class App:
     store: Store
     policies: PolicyBook
     sessions: Sessions
+    items: Items
+
+    def put(self, session_id: str, at: int, *values: float, **about: Any) -> StoredItem:
+        """Store one batch of records, each with a field `x`."""
+        records = [{"x": value, "k": int(value)} for value in values] or [{"x": 1.0}]
+        plaintext = bytearray(repr(records).encode())
+        content = Content("metrics", plaintext, records=records, **about)
+        return self.items.store(session_id, content, at, "producer")
 
     def sweep(self, now: int) -> SweepCount:
         return sweep(self.store.log, self.policies.refresh(), now, "sweeper")
@@ -63,16 +85,19 @@ class App:
 
     def left_of_people(self) -> Mapping[str, int]:
         """Rows about people, in tables that have any."""
-        people = ("presence", "subject_index", "data_keys", "aliases", "subjects", "subject_keys")
+        people = databases.PEOPLE
         counts = self.store.row_counts()
         return {name: counts[name] for name in people if counts.get(name)}
 
 
 @pytest.fixture
-def app(store: Store) -> App:  # noqa: F811
+def app(store: Store, tmp_path: Path) -> App:  # noqa: F811
     for name, policy in parse(POLICIES).items():
         applied = Applied(stream_of(name), 1, 0, name, "operator", to_document(policy))
         store.log.apply_policy(applied, 0)
     policies = PolicyBook(store.log)
     policies.refresh()
-    return App(store, policies, Sessions(store.log, store.vault, PlainKeyring(), policies))
+    keyring = FileKeyring(create_key_file(tmp_path / "keys", "store"))
+    sessions = Sessions(store.log, store.vault, keyring, policies)
+    items = Items(store.vault, keyring, policies, sessions, AggregateSummaries())
+    return App(store, policies, sessions, items)

@@ -1,0 +1,486 @@
+"""What sessions store: items, uploads in chunks, and the figures that stay of them.
+
+Everything is sealed before it reaches the vault, under the key of the one participant it is about,
+or under the session's joint key. An item is hidden at the instant its rule takes it, swept or not.
+
+The figures of a summary grow with every item: each participant's part is opened, added to and
+sealed again in the same append. So a summary costs a sweep nothing - it deletes the full tier and
+its keys, without a look at what they held - and no memory grows with the length of a session.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from typing import Any
+
+from domain.errors import (
+    ContentRefused,
+    ItemErased,
+    ItemUnknown,
+    LimitReached,
+    NotAllowed,
+    ParticipantUnknown,
+)
+from domain.policy import RetentionPolicy, in_force
+from domain.ports import (
+    NO_CHANGES,
+    Changes,
+    DataKey,
+    Found,
+    Item,
+    ItemHead,
+    Keyring,
+    Partial,
+    Records,
+    SubjectKey,
+    Summaries,
+    Upload,
+    Vault,
+)
+from domain.session import Event, Scope, Session, Tier
+from domain.timeline import taken
+from domain.use_cases.policies import PolicyBook
+from domain.use_cases.sessions import Decision, Sessions, named
+
+CHUNK = 1_048_576
+"""Bytes of every chunk of an upload but the last."""
+MOST_CHUNKS = 100_000
+"""Of one upload."""
+
+_SUMMARY = "summary"
+"""The item under whose name partial figures are sealed."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Something to store. plaintext: whoever made it overwrites it. records: what it holds, for the
+    figures of the summary; None for bytes."""
+
+    kind: str
+    plaintext: bytearray
+    scope: Scope = Scope.FULL
+    participants: tuple[str, ...] = ()
+    media_type: str | None = None
+    records: Records | None = None
+
+
+@dataclass(frozen=True)
+class Ends:
+    """When something is hidden, when it is erased, and by which rule; None: by none."""
+
+    expires_at: int | None
+    erases_at: int | None
+    rule: str | None
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """An item that can be read now."""
+
+    head: ItemHead
+    ends: Ends
+
+
+@dataclass(frozen=True)
+class StoredUpload:
+    """An upload that can be gone on with. received: the chunks that are here, in order."""
+
+    upload: Upload
+    received: tuple[int, ...]
+    ends: Ends
+
+    @property
+    def chunks(self) -> int:
+        return chunks_of(self.upload)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.received) == self.chunks
+
+
+@dataclass(frozen=True)
+class Received:
+    """What became of a chunk. policy: of its session. repeated: the same one was here already."""
+
+    policy: str
+    index: int
+    size: int
+    received: int
+    chunks: int
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A summary. contributors: participants whose records are in it."""
+
+    tier: Tier
+    figures: Mapping[str, Any]
+    contributors: int
+    ends: Ends
+
+
+def chunks_of(upload: Upload) -> int:
+    return -(-upload.size // CHUNK)
+
+
+@dataclass
+class _Writing:
+    """What one append stores, as it comes together."""
+
+    joint: SubjectKey | None = None
+    keys: list[DataKey] = field(default_factory=list)
+
+
+class Items:
+    """The commands, and what can be read. `actor` is who asks, as in `Sessions`."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        keyring: Keyring,
+        policies: PolicyBook,
+        sessions: Sessions,
+        summaries: Summaries,
+    ) -> None:
+        self._vault = vault
+        self._keyring = keyring
+        self._policies = policies
+        self._sessions = sessions
+        self._summaries = summaries
+
+    # -- storing ------------------------------------------------------------------------------
+
+    def store(
+        self, session_id: str, content: Content, now: int, actor: str, *, key: str | None = None
+    ) -> StoredItem:
+        """Keep something. key: makes it happen once; asked again, it is the same item.
+
+        Raises LimitReached, NotAllowed, ParticipantUnknown, and as every command on a session.
+        """
+        item_id = self._keyring.token()
+        if key is not None:
+            name = f"{actor}\0{session_id}\0{key}"
+            item_id = self._keyring.lookup("item", name)[:16].hex()
+
+        def decide(session: Session) -> Decision:
+            return self._storing(session, content, item_id, 0, now, actor)
+
+        command = named("item", key, content.kind, content.scope)
+        self._sessions.command(session_id, now, actor, command, decide)
+        found = self._sessions.find(session_id)
+        item = self._vault.item(session_id, item_id, 0)
+        if item is None:
+            raise ItemUnknown(session_id, item_id)
+        return StoredItem(item.head, self._ends(found, item.head.scope, item.head.stored_at, now))
+
+    def _storing(
+        self, session: Session, content: Content, item_id: str, part: int, now: int, actor: str
+    ) -> Decision:
+        policy = in_force(self._policies.versions(session.policy), now).policy
+        size = len(content.plaintext)
+        session.store(1, size, now, actor, scope=content.scope)  # before anything is sealed
+        self._must_fit(policy, session, content.scope, size)
+        self._must_take_part(session.id, content.participants)
+        writing = _Writing()
+        token = content.participants[0] if len(content.participants) == 1 else ""
+        key = self._key(session.id, content.scope, token, writing)
+        sealed = self._keyring.seal(key, item_id, str(part), content.plaintext)
+        commitment = self._keyring.commitment(key, item_id, str(part), content.plaintext)
+        partials, summary_size = self._summed(policy, session, content, token, now, writing)
+        head = ItemHead(
+            item_id,
+            part,
+            content.scope,
+            content.kind,
+            now,
+            len(sealed),
+            content.participants,
+            content.media_type,
+            None if content.records is None else len(content.records),
+        )
+        events = session.store(
+            1,
+            len(sealed),
+            now,
+            actor,
+            scope=content.scope,
+            summary_size=summary_size,
+            commitment=commitment,
+        )
+        changes = Changes(
+            joint=writing.joint,
+            keys=tuple(writing.keys),
+            items=(Item(head, sealed),),
+            partials=partials,
+        )
+        return events, changes
+
+    def _summed(
+        self,
+        policy: RetentionPolicy,
+        session: Session,
+        content: Content,
+        token: str,
+        now: int,
+        writing: _Writing,
+    ) -> tuple[tuple[Partial, ...], int]:
+        """The participant's partial figures with this content, and the size of all partials."""
+        if not policy.summary or content.records is None or content.scope is not Scope.FULL:
+            return (), session.summary_size
+        key = self._key(session.id, Scope.SUMMARY, token, writing)
+        before = next(iter(self._vault.partials(session.id, token)), None)
+        opened = None
+        if before is not None:
+            opened = bytes(self._keyring.open(key, _SUMMARY, "partial", before.sealed))
+        after = self._summaries.add(policy.summary, opened, content.records, now)
+        sealed = self._keyring.seal(key, _SUMMARY, "partial", after)
+        size = session.summary_size + len(sealed) - (len(before.sealed) if before else 0)
+        return (Partial(token, sealed),), size
+
+    def _must_fit(self, policy: RetentionPolicy, session: Session, scope: Scope, size: int) -> None:
+        limits = policy.limits
+        if limits.session_bytes is not None and (
+            session.stored_bytes + size > limits.session_bytes
+        ):
+            raise LimitReached(policy.name, "bytes", limits.session_bytes)
+        results = session.result_size + size
+        if scope is Scope.SUMMARY and results > (limits.result_bytes or results):
+            raise LimitReached(policy.name, "result", limits.result_bytes or 0)
+
+    def _must_take_part(self, session_id: str, tokens: Sequence[str]) -> None:
+        if not tokens:
+            return
+        known = {member.token for member in self._vault.members(session_id)}
+        for token in tokens:
+            if token not in known:
+                raise ParticipantUnknown(session_id, token)
+
+    def _key(self, session_id: str, tier: Scope, token: str, writing: _Writing) -> DataKey:
+        """The key that seals this, made if there is none yet."""
+        known = self._vault.data_key(session_id, tier, token)
+        if known is not None:
+            return known
+        subject = self._vault.subject_of(session_id, token) or writing.joint
+        if subject is None:
+            if token:
+                raise ParticipantUnknown(session_id, token)
+            subject = writing.joint = self._keyring.joint_subject(session_id)
+        key = self._keyring.new_data_key(subject, session_id, tier, token)
+        writing.keys.append(key)
+        return key
+
+    # -- uploads ------------------------------------------------------------------------------
+
+    def begin_upload(
+        self,
+        session_id: str,
+        kind: str,
+        size: int,
+        now: int,
+        actor: str,
+        *,
+        participants: tuple[str, ...] = (),
+        media_type: str | None = None,
+        key: str | None = None,
+    ) -> StoredUpload:
+        """Announce bytes that come in chunks, in any order. size: of all of them.
+
+        Raises LimitReached if the session has no room for them, and as `store`.
+        """
+        upload_id = self._keyring.token()
+        if key is not None:
+            name = f"{actor}\0{session_id}\0{key}"
+            upload_id = self._keyring.lookup("upload", name)[:16].hex()
+        if not 0 < size <= CHUNK * MOST_CHUNKS:
+            raise ContentRefused(f"an upload is 1 to {CHUNK * MOST_CHUNKS} bytes")
+        upload = Upload(upload_id, kind, size, now, participants, media_type)
+
+        def decide(session: Session) -> Decision:
+            policy = in_force(self._policies.versions(session.policy), now).policy
+            session.store(0, 0, now, actor, scope=Scope.CHUNKS)
+            self._must_fit(policy, session, Scope.CHUNKS, size)
+            self._must_take_part(session_id, participants)
+            return (), Changes(uploads=(upload,))
+
+        self._sessions.command(session_id, now, actor, named("upload", key, kind, size), decide)
+        return self.upload(session_id, upload_id, now)
+
+    def put_chunk(
+        self,
+        session_id: str,
+        upload_id: str,
+        index: int,
+        plaintext: bytearray,
+        now: int,
+        actor: str,
+    ) -> Received:
+        """Keep one chunk; the same again changes nothing. Raises ContentRefused, and as `store`."""
+        self._readable(session_id, now)
+        upload = self._upload(session_id, upload_id)
+        expected = min(CHUNK, upload.size - index * CHUNK)
+        if not 0 <= index < chunks_of(upload):
+            raise ContentRefused(f"this upload has chunks 0 to {chunks_of(upload) - 1}")
+        if len(plaintext) != expected:
+            raise ContentRefused(f"chunk {index} of this upload is {expected} bytes")
+        content = Content(
+            upload.kind, plaintext, Scope.CHUNKS, upload.participants, upload.media_type
+        )
+        repeated = False
+
+        def decide(session: Session) -> Decision:
+            nonlocal repeated
+            session.must_live("store in")
+            known = self._vault.item(session_id, upload_id, index)
+            repeated = known is not None
+            if known is None:
+                return self._storing(session, content, upload_id, index, now, actor)
+            if not compare_digest(self._opened(session_id, known), plaintext):
+                raise NotAllowed(session_id, "store in", f"chunk {index} is here with other bytes")
+            return (), NO_CHANGES
+
+        view = self._sessions.command(session_id, now, actor, None, decide)
+        here = self._vault.chunks(session_id, upload_id)
+        return Received(
+            view.session.policy, index, len(plaintext), len(here), chunks_of(upload), repeated
+        )
+
+    def upload(self, session_id: str, upload_id: str, now: int) -> StoredUpload:
+        """How far an upload is. Raises ItemUnknown, ItemErased once its time is over and that of
+        all its chunks, and as `get`."""
+        found = self._readable(session_id, now)
+        upload = self._upload(session_id, upload_id)
+        received, ends = [], self._ends(found, Scope.CHUNKS, upload.created_at, now)
+        for chunk in self._vault.chunks(session_id, upload_id):
+            chunk_ends = self._ends(found, chunk.scope, chunk.stored_at, now)
+            if not _over(chunk_ends, now):
+                received.append(chunk.part)
+                ends = chunk_ends if len(received) == 1 else _earlier(ends, chunk_ends)
+        if not received and ends.erases_at is not None and _over(ends, now):
+            raise ItemErased(session_id, upload_id, ends.erases_at, str(ends.rule))
+        return StoredUpload(upload, tuple(received), ends)
+
+    def chunk(self, session_id: str, upload_id: str, index: int, now: int) -> bytearray:
+        """The bytes of a chunk. Raises ItemUnknown, ItemErased, and as `get`."""
+        found = self._readable(session_id, now)
+        return self._content(found, upload_id, index, now)[1]
+
+    def whole(
+        self, session_id: str, upload_id: str, clock: Callable[[], int]
+    ) -> tuple[StoredUpload, Iterator[bytearray]]:
+        """All bytes of a complete upload, one chunk at a time; what is due meanwhile is not given.
+
+        Raises NotAllowed if chunks are missing, and as `chunk`, also while it is read.
+        """
+        stored = self.upload(session_id, upload_id, clock())
+        if not stored.complete:
+            missing = stored.chunks - len(stored.received)
+            raise NotAllowed(session_id, "read an upload of", f"{missing} chunks are missing")
+        chunks = (
+            self.chunk(session_id, upload_id, index, clock()) for index in range(stored.chunks)
+        )
+        return stored, chunks
+
+    def _upload(self, session_id: str, upload_id: str) -> Upload:
+        upload = self._vault.upload(session_id, upload_id)
+        if upload is None:
+            raise ItemUnknown(session_id, upload_id)
+        return upload
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def get(self, session_id: str, item_id: str, now: int) -> tuple[StoredItem, bytearray]:
+        """An item with its content, which whoever asked overwrites.
+
+        Raises ItemUnknown, ItemErased, SessionExpired, SessionErased, SessionNotFound.
+        """
+        found = self._readable(session_id, now)
+        return self._content(found, item_id, 0, now)
+
+    def list(
+        self,
+        session_id: str,
+        now: int,
+        *,
+        after: str = "",
+        limit: int = 100,
+        kind: str | None = None,
+    ) -> tuple[Sequence[StoredItem], str | None]:
+        """Items that can be read now but for the chunks of uploads, in order of id, and behind
+        which id the next page begins. Raises as `get`."""
+        found = self._readable(session_id, now)
+        heads = self._vault.items(session_id, after, limit + 1, kind)
+        known: dict[tuple[Scope, int], Ends] = {}
+        items = []
+        for head in heads[:limit]:
+            place = (head.scope, head.stored_at)
+            if place not in known:
+                known[place] = self._ends(found, *place, now)
+            if not _over(known[place], now):
+                items.append(StoredItem(head, known[place]))
+        return items, heads[limit - 1].item_id if len(heads) > limit else None
+
+    def summary(self, session_id: str, now: int) -> Figures:
+        """The figures of all records so far, or of all there were. Raises as `get`; ItemUnknown if
+        there is no summary."""
+        found = self._readable(session_id, now)
+        view = self._sessions.seen_as(found, now)
+        policy = in_force(self._policies.versions(found.session.policy), now).policy
+        if not policy.summary or Scope.SUMMARY in view.session.erased:
+            raise ItemUnknown(session_id, _SUMMARY)
+        opened = []
+        for partial in self._vault.partials(session_id):
+            key = self._vault.data_key(session_id, Scope.SUMMARY, partial.token)
+            if key is not None:
+                opened.append(bytes(self._keyring.open(key, _SUMMARY, "partial", partial.sealed)))
+        figures = self._summaries.figures(policy.summary, opened, found.session.created_at)
+        ends = self._ends(found, Scope.SUMMARY, found.session.created_at, now)
+        return Figures(view.session.tier, figures, len(opened), ends)
+
+    def _readable(self, session_id: str, now: int) -> Found:
+        """Raises SessionNotFound, SessionErased, SessionExpired: from then on all is hidden."""
+        session = self._sessions.view(session_id, now).session
+        if session.expired_at is not None:
+            raise self._sessions.over(session, session.expired_at, now)
+        return self._sessions.find(session_id)
+
+    def _content(
+        self, found: Found, item_id: str, part: int, now: int
+    ) -> tuple[StoredItem, bytearray]:
+        session_id = found.session.id
+        item = self._vault.item(session_id, item_id, part)
+        if item is None:
+            raise ItemUnknown(session_id, item_id)
+        ends = self._ends(found, item.head.scope, item.head.stored_at, now)
+        if ends.erases_at is not None and _over(ends, now):
+            raise ItemErased(session_id, item_id, ends.erases_at, str(ends.rule))
+        return StoredItem(item.head, ends), self._opened(session_id, item)
+
+    def _opened(self, session_id: str, item: Item) -> bytearray:
+        head = item.head
+        key = self._vault.data_key(session_id, head.scope, head.token)
+        if key is None:
+            raise ItemUnknown(session_id, head.item_id)
+        return self._keyring.open(key, head.item_id, str(head.part), item.sealed)
+
+    def _ends(self, found: Found, scope: Scope, stored_at: int, now: int) -> Ends:
+        session, versions = found.session, self._policies.versions(found.session.policy)
+        event: Event | None = taken(session, versions, found.last_seen, scope, stored_at)
+        forecast = self._sessions.seen_as(found, now).forecast
+        erases_at = event.effective_at if event is not None else None
+        hidden = [at for at in (forecast.expires_at, erases_at) if at is not None]
+        first = min(hidden, default=None)
+        if event is not None and first == erases_at:
+            rule, number = getattr(event, "rule", None), getattr(event, "policy_version", 0)
+        else:
+            rule, number = forecast.rule, forecast.policy_version
+        return Ends(first, erases_at, rule, number or session.policy_version)
+
+
+def _over(ends: Ends, now: int) -> bool:
+    return ends.expires_at is not None and ends.expires_at <= now
+
+
+def _earlier(one: Ends, other: Ends) -> Ends:
+    return min(one, other, key=lambda ends: (ends.expires_at is None, ends.expires_at or 0))
