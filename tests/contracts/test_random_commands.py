@@ -31,8 +31,9 @@ from domain.use_cases.policies import PolicyBook
 from domain.use_cases.presence import see
 from domain.use_cases.sessions import Sessions
 from domain.use_cases.sweep import sweep
+from tests.acceptance.databases import PEOPLE
 from tests.contracts.authors import ACTOR, POLICIES, TEN, apply_policies
-from tests.contracts.stores import PEOPLE, SqlStore, Store, open_memory_store
+from tests.contracts.stores import SqlStore, Store, open_memory_store
 
 NAMES = ("ada", "bob", "eve")
 SEEDS = range(6)

@@ -28,6 +28,7 @@ from domain.ports import (
     Upload,
 )
 from domain.session import Erased, Scope
+from tests.acceptance.databases import PEOPLE
 from tests.contracts.authors import (
     ACTOR,
     ROOM,
@@ -43,7 +44,7 @@ from tests.contracts.authors import (
     opening,
     person,
 )
-from tests.contracts.stores import PEOPLE, Store
+from tests.contracts.stores import Store
 
 ADA, BOB, EVE = person("ada"), person("bob"), person("eve")
 JOINT = SubjectKey(b"", "a", "kek", b"wrapped", fresh=True)
