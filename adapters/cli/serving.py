@@ -93,6 +93,8 @@ def _serve(
         else:
             # A scheduler reads the policies every second; without one somebody else must.
             parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))
+        watching = _budgets(lapse, erasing=only != "api")
+        parts.enter_context(repeating("budgets", watching.look, budgets.SECONDS, first=0))
         if only != "worker":
             url = parts.enter_context(_answering(lapse, host, port))
         if ready_file is not None:
@@ -119,7 +121,6 @@ def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
         target=lapse.projector.run, args=(stop,), name="lapse-projector", daemon=True
     )
     ticker.start()
-    ticker.every(budgets.SECONDS, _budgets(lapse).look, "budgets")
     projecting.start()
     try:
         yield ticker
@@ -130,14 +131,15 @@ def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
         projecting.join()
 
 
-def _budgets(lapse: Lapse) -> Budgets:
+def _budgets(lapse: Lapse, *, erasing: bool) -> Budgets:
+    """erasing: whether this process does what a worker does, too."""
     settings = lapse.settings
     return Budgets(
         lapse.log,
         lapse.sessions,
         lapse.alerts,
         lapse.clock,
-        storage=settings.storage_budget,
+        storage=settings.storage_budget if erasing else None,
         memory=settings.memory_budget,
         share=settings.emergency_share,
     )

@@ -80,10 +80,6 @@ class Ticker:
         )
         self._scheduler.start()
 
-    def every(self, seconds: float, job: Callable[[], object], name: str) -> None:
-        """Also do this, this often, from now on."""
-        self._scheduler.add_job(job, "interval", seconds=seconds, id=name, next_run_time=_utc_now())
-
     def close(self) -> None:
         """End; a sweep that runs finishes its batch."""
         self._closing = True

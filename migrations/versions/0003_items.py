@@ -75,7 +75,8 @@ def upgrade() -> None:
 
 _STORED = {
     "sqlite": (
-        "UPDATE sessions SET stored_bytes = coalesce(json_extract(CAST(state AS TEXT), '$.size'), 0)"
+        "UPDATE sessions SET stored_bytes = "
+        "coalesce(json_extract(CAST(state AS TEXT), '$.size'), 0)"
     ),
     "postgresql": (
         "UPDATE sessions SET stored_bytes = "

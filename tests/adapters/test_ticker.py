@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from adapters.keyring.plain import PlainKeyring
 from adapters.log.engine import StoreUnavailable
 from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
+from adapters.notify.alerts import Alerts
 from adapters.scheduler.ticker import Ticker
 from domain.policy import HOUR, MILLISECOND, MINUTE, Applied, parse, stream_of, to_document
 from domain.ports import SweepCount
@@ -39,8 +40,14 @@ class Town:
         self.policies.refresh()
         vault = MemoryVault(self.log._store)
         self.sessions = Sessions(self.log, vault, PlainKeyring(), self.policies)
+        self.alerts = Alerts()
         self.ticker = Ticker(
-            self.log, self.policies, lambda: self.now, "me", read_again=10 * MILLISECOND
+            self.log,
+            self.policies,
+            lambda: self.now,
+            "me",
+            read_again=10 * MILLISECOND,
+            alerts=self.alerts,
         )
 
     def expired(self, session_id: str) -> bool:
@@ -137,7 +144,8 @@ def test_what_was_swept_before_a_failure_is_counted_once(
     counts = [(one["due"], one["done"]) for one in logged if one.get("operation") == "sweep"]
     assert counts == [(done_first, done_first)]
     assert ticker.swept.done == done_first
-    failed = [one["result"] for one in logged if one["log_level"] == "error"]
+    errors = [one for one in logged if one["log_level"] == "error"]
+    failed = [one["result"] for one in errors if one["event"] != "alert"]
     assert failed == (["StoreUnavailable"] if done_first < 3 else [])
     ticker.tick()
     assert (ticker.swept.due, ticker.swept.done) == (3, 3)
@@ -154,3 +162,32 @@ def test_while_an_import_holds_the_clock_sweeps_wait(town: Town) -> None:
     town.log.release_clock("import")
     town.ticker.tick()
     assert town.expired(session.id)
+
+
+@pytest.mark.row("P2.6")
+def test_a_clean_up_that_fails_is_alerted_until_it_is_trusted_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retried at every tick, told once; the alert ends two hours after the last failure."""
+    town.sessions.create("room", TEN, "producer")
+    working = town.log.next_due
+
+    def failing() -> int | None:
+        raise StoreUnavailable("the database cannot be reached")
+
+    monkeypatch.setattr(town.log, "next_due", failing)
+    with capture_logs() as told:
+        for _ in range(3):
+            town.ticker.tick()
+    assert [one["operation"] for one in told if one["event"] == "alert"] == ["cleanup-failed"]
+    assert town.alerts.standing()["cleanup-failed"]
+    monkeypatch.setattr(town.log, "next_due", working)
+    town.now += HOUR
+    town.ticker.tick()
+    assert town.alerts.standing()["cleanup-failed"]
+    assert town.log.history(next(iter(town.log._store.sessions)))[-1].event.TOPIC.endswith(
+        "expired.v1"
+    )
+    town.now += 2 * HOUR
+    town.ticker.tick()
+    assert not town.alerts.standing()["cleanup-failed"]
