@@ -128,6 +128,16 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Origins whose pages may call the HTTP API, as a JSON list; by default none.",
     )
+    pages: bool = Field(
+        default=True,
+        description="Serve the description of the API at /docs and the browser client at "
+        "/static/lapse.js, both without a token. They hold no data.",
+    )
+    examples: bool = Field(
+        default=False,
+        description="Serve the example pages at /examples/: for trying out, not for production. "
+        "They need LAPSE_PAGES too.",
+    )
     jwks_url: str | None = Field(
         default=None,
         description="Key set (RFC 7517) of the identity provider whose tokens are accepted.",
@@ -151,6 +161,12 @@ class Settings(BaseSettings):
         named = [self.jwks_url, self.jwt_issuer, self.jwt_audience]
         if any(named) and not all(named):
             raise ValueError("LAPSE_JWKS_URL, LAPSE_JWT_ISSUER, LAPSE_JWT_AUDIENCE go together")
+        return self
+
+    @model_validator(mode="after")
+    def _examples_have_the_client(self) -> "Settings":
+        if self.examples and not self.pages:
+            raise ValueError("LAPSE_EXAMPLES=true needs LAPSE_PAGES=true: they load the client")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,16 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from adapters.http import events, items, operations, policies, problems, sessions, watching
+from adapters.http import (
+    events,
+    items,
+    operations,
+    pages,
+    policies,
+    problems,
+    sessions,
+    watching,
+)
 from adapters.http.access import ACCESS
 from adapters.http.bodies import InFlight
 from adapters.http.feed import Feed
@@ -67,6 +76,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(watching.sockets)
     for module in (policies, events, operations):
         app.include_router(module.router)
+    app.include_router(pages.router(settings))
     # From the innermost to the outermost.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.http_body)
     app.add_middleware(Unforeseen)
@@ -75,7 +85,10 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            allow_headers=[
+                *("Authorization", "Content-Digest", "Content-Type"),
+                *("Idempotency-Key", "If-None-Match", "Last-Event-ID"),
+            ],
             expose_headers=["ETag", "Location", "Retry-After"],
             max_age=600,
         )

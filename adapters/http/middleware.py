@@ -66,7 +66,9 @@ class Recorded:
             if instead is not None:
                 message = _start_of(instead, message)
             self._metrics.observe(scope["method"], _path(scope), message["status"], seconds)
-            message["headers"] = [*message.get("headers", []), *_HEADERS]
+            headers = list(message.get("headers", []))
+            given = {name for name, _ in headers}  # a page brings a policy of its own
+            message["headers"] = headers + [one for one in _HEADERS if one[0] not in given]
             await send(message)
             if instead is not None:
                 answered = True

@@ -106,6 +106,7 @@ def site(
         env="test",
         clock=f"file:{clock}",
         rate_limit="100000/hour",
+        examples=True,
     )
     with (
         open_lapse(settings) as lapse,

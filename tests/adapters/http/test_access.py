@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx2
@@ -20,6 +20,12 @@ from tests.adapters.http.conftest import Site
 
 ID = "0" * 32
 
+PAGES = {
+    ("GET", path)
+    for path in ("/docs", "/docs/{file}", "/static/lapse.js", "/examples/", "/examples/{file}")
+}
+"""Files for browsers: no part of the document."""
+
 
 def operations(site: Site) -> Iterator[tuple[str, str]]:
     document = site.client.get("/openapi.json").json()
@@ -28,13 +34,32 @@ def operations(site: Site) -> Iterator[tuple[str, str]]:
             yield method.upper(), path
 
 
+def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Method and path of each; a WebSocket begins as a GET."""
+    for route in found:
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            yield from routes(included.routes)
+        else:
+            for method in (getattr(route, "methods", None) or {"GET"}) - {"HEAD"}:
+                yield method, route.path
+
+
 def concrete(path: str) -> str:
     return path.replace("{session_id}", ID).replace("{name}", "reading-room")
 
 
 def test_every_path_of_the_document_stands_in_the_table(site: Site) -> None:
     """And the table names no path that is not there."""
-    assert {*operations(site), ("GET", "/openapi.json")} == set(ACCESS)
+    assert {*operations(site), ("GET", "/openapi.json"), *PAGES} == set(ACCESS)
+
+
+def test_every_route_stands_in_the_table(site: Site) -> None:
+    """Also those that the document does not show: what needs no token is named one by one."""
+    app: Any = site.client.app
+    assert set(routes(app.routes)) == set(ACCESS)
+    public = {path for (_, path), roles in ACCESS.items() if not roles}
+    assert not any(path.startswith("/v1") for path in public)
 
 
 def test_nothing_answers_without_a_token_but_what_is_public(site: Site) -> None:
