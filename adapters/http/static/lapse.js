@@ -404,6 +404,8 @@ export class Session {
       try {
         const headers = last === undefined ? {} : { 'Last-Event-ID': last };
         const stream = await this.#open('GET', '/watch', { headers, signal: ended });
+        // Back without an id to go on behind: something may have happened unheard.
+        if (failures > 0 && last === undefined) this.#background(this.check());
         for await (const { kind, id, data } of readEvents(stream.body, heard)) {
           failures = 0;
           last = id ?? last;
@@ -418,8 +420,6 @@ export class Session {
       if (this.#phase === 'erased') return;
       failures += 1;
       await pause(backOff(failures), signal);
-      // Without an id to go on behind, something may have happened unheard.
-      if (last === undefined) this.#background(this.check());
     }
   }
 
