@@ -4,9 +4,9 @@
     LAPSE_TOKEN="$(lapse token --role producer --policy video-analysis)" \\
       python3 analyse.py URL SESSION UPLOAD
 
-The video goes from the service straight into ffmpeg's standard input and is never written to a
-file. It needs nothing but ffmpeg and Python's standard library. The token comes from the
-environment, since command lines can be read by others.
+The video goes into memory, not into a file: Linux' memfd, since many videos have their index at the
+end, and ffmpeg cannot go back in a pipe. It needs nothing but ffmpeg and Python's standard library.
+The token comes from the environment, since command lines can be read by others.
 """
 
 import json
@@ -14,19 +14,15 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.request
 from http.client import HTTPResponse
-from typing import IO, Any
+from typing import Any
 
 WIDTH, HEIGHT = 32, 18
 FRAME = WIDTH * HEIGHT
 """Bytes of a frame after ffmpeg made it small and grey."""
 TELL_EVERY = 25
-FFMPEG = (
-    *("ffmpeg", "-loglevel", "error", "-i", "pipe:0", "-an"),
-    *("-vf", f"scale={WIDTH}:{HEIGHT}", "-pix_fmt", "gray", "-f", "rawvideo", "pipe:1"),
-)
+GREY = ("-vf", f"scale={WIDTH}:{HEIGHT}", "-pix_fmt", "gray", "-f", "rawvideo")
 
 
 class Session:
@@ -65,39 +61,33 @@ def main(url: str, session_id: str, upload: str) -> None:
 
 def analyse(session: Session, upload: str) -> dict[str, float]:
     """Frames, and mean brightness and movement from 0 to 1."""
-    frames, brightness, movement = 0, 0.0, 0.0
+    frames, brightness, movement = 0, 0, 0
     before = b""
-    with subprocess.Popen(FFMPEG, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ffmpeg:
-        assert ffmpeg.stdin is not None
-        assert ffmpeg.stdout is not None
-        feeding = threading.Thread(target=feed, args=(session, upload, ffmpeg.stdin))
-        feeding.start()
-        while len(frame := ffmpeg.stdout.read(FRAME)) == FRAME:
-            frames += 1
-            brightness += sum(frame) / FRAME / 255
-            if before:
-                movement += sum(map(abs, map(int.__sub__, frame, before))) / FRAME / 255
-            before = frame
-            if frames % TELL_EVERY == 0:
-                session.tell("analysis_progress", frames=frames)
-        feeding.join()
+    with os.fdopen(os.memfd_create("video"), "w+b") as video:
+        with session.ask("GET", f"/uploads/{upload}/content") as content:
+            shutil.copyfileobj(content, video)
+        video.flush()
+        source = f"/proc/self/fd/{video.fileno()}"
+        command = ["ffmpeg", "-loglevel", "error", "-i", source, "-an", *GREY, "pipe:1"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, pass_fds=[video.fileno()]
+        ) as ffmpeg:
+            assert ffmpeg.stdout is not None
+            while len(frame := ffmpeg.stdout.read(FRAME)) == FRAME:
+                frames += 1
+                brightness += sum(frame)
+                movement += sum(abs(now - then) for now, then in zip(frame, before, strict=False))
+                before = frame
+                if frames % TELL_EVERY == 0:
+                    session.tell("analysis_progress", frames=frames)
     if frames == 0:
         raise ValueError("there is no frame in it")
     session.tell("frames_extracted", frames=frames)
     return {
         "frames": frames,
-        "brightness": round(brightness / frames, 4),
-        "movement": round(movement / max(1, frames - 1), 4),
+        "brightness": round(brightness / (255 * FRAME * frames), 4),
+        "movement": round(movement / (255 * FRAME * max(1, frames - 1)), 4),
     }
-
-
-def feed(session: Session, upload: str, to: IO[bytes]) -> None:
-    """The video as it comes. ffmpeg may end before it: then there is nothing more to read."""
-    with to, session.ask("GET", f"/uploads/{upload}/content") as content:
-        try:
-            shutil.copyfileobj(content, to)
-        except BrokenPipeError:
-            return
 
 
 if __name__ == "__main__":

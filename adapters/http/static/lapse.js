@@ -120,10 +120,10 @@ export class Connection {
    * @returns {Promise<any>} the answer's JSON; a Blob if it is none; null without a body
    */
   async ask(method, path, { once = false, tries = MOST_TRIES, ...sent } = {}) {
-    const key = once ? { 'Idempotency-Key': crypto.randomUUID() } : {};
+    const headers = { ...sent.headers };
+    if (once) headers['Idempotency-Key'] = crypto.randomUUID();
     for (let attempt = 1; ; attempt += 1) {
       try {
-        const headers = { ...sent.headers, ...key };
         return await content(await this.open(method, path, { ...sent, headers }));
       } catch (error) {
         if (!(error instanceof LapseError && error.isTransient) || attempt >= tries) throw error;
@@ -140,13 +140,11 @@ export class Connection {
    */
   async open(method, path, { json, body, headers = {}, signal, keepalive = false } = {}) {
     const token = typeof this.#token === 'function' ? await this.#token() : this.#token;
-    const type = json === undefined ? {} : { 'Content-Type': 'application/json' };
-    const request = {
-      method,
-      headers: { Authorization: `Bearer ${token}`, ...type, ...headers },
-      body: json === undefined ? body : JSON.stringify(json),
-      ...{ signal, keepalive, cache: /** @type {const} */ ('no-store') },
-    };
+    headers = { ...headers, Authorization: `Bearer ${token}` };
+    if (json !== undefined) headers['Content-Type'] = 'application/json';
+    if (json !== undefined) body = JSON.stringify(json);
+    /** @type {RequestInit} */
+    const request = { method, headers, body, signal, keepalive, cache: 'no-store' };
     const answer = await fetch(this.#url + path, request).catch((error) => {
       throw signal?.aborted ? error : new LapseError(0, { title: 'The service cannot be reached' });
     });
@@ -333,9 +331,11 @@ export class Session {
     const path = `/uploads/${begun.id}`;
     const chunk = (/** @type {number} */ index) =>
       blob.slice(index * begun.chunk_size, (index + 1) * begun.chunk_size);
+    /** @type {Set<number>} */
     const received = new Set(begun.received);
     const missing = [...Array(begun.chunks).keys()].filter((index) => !received.has(index));
-    let sent = begun.received.reduce((sum, index) => sum + chunk(index).size, 0);
+    let sent = 0;
+    for (const index of received) sent += chunk(index).size;
     const tell = () => onProgress?.({ upload: begun.id, sent, size: blob.size });
     const failed = new AbortController();
     const ended = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
@@ -393,7 +393,7 @@ export class Session {
   async watch({ after, signal } = {}) {
     let last = after;
     let failures = 0;
-    while (!signal?.aborted && this.#phase !== 'erased') {
+    for (;;) {
       const silence = new AbortController();
       const ended = signal ? AbortSignal.any([signal, silence.signal]) : silence.signal;
       let timer = setTimeout(() => silence.abort(), SILENCE);
@@ -402,6 +402,7 @@ export class Session {
         timer = setTimeout(() => silence.abort(), SILENCE);
       };
       try {
+        /** @type {Record<string, string>} */
         const headers = last === undefined ? {} : { 'Last-Event-ID': last };
         const stream = await this.#open('GET', '/watch', { headers, signal: ended });
         // Back without an id to go on behind: something may have happened unheard.
@@ -417,7 +418,7 @@ export class Session {
       } finally {
         clearTimeout(timer);
       }
-      if (this.#phase === 'erased') return;
+      if (signal?.aborted || this.#phase === 'erased') return;
       failures += 1;
       await pause(backOff(failures), signal);
     }
@@ -539,7 +540,8 @@ export class Session {
  */
 async function* readEvents(body, heard) {
   if (body === null) return;
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   const blank = { kind: 'message', id: null, data: null };
   /** @type {{kind: string, id: string | null, data: string | null}} */
   let event = { ...blank };
@@ -548,7 +550,8 @@ async function* readEvents(body, heard) {
     const { done, value } = await reader.read();
     if (done) return; // what has no blank line behind it is not whole
     heard();
-    const lines = (rest + value).split(/\r\n|\n|\r(?!$)/); // a last \r may be half of \r\n
+    // A \r at the end may be half of \r\n.
+    const lines = (rest + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop() ?? '';
     for (const line of lines) {
       const [, field, text] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
