@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.acceptance.commands import Installation, Running
 from tests.browsers import chromium, opened
+from tests.proxies import Proxy, proxied
 from tests.servers import wait_until
 
 START = "2026-11-01T10:00:00+00:00"
@@ -84,7 +85,7 @@ def fits_a_phone(page: Page) -> bool:
 class TestReadingRoom:
     """P2: rooms with presence, on the page."""
 
-    def open_room(self, page: Page, site: Installation, service: Running) -> str:
+    def open_room(self, page: Page, site: Installation, service: Running | Proxy) -> str:
         """As the host; the token of the producer."""
         made = token(site, "reading-room")
         page.goto(f"{service.url}/examples/reading-room.html")
@@ -172,6 +173,34 @@ class TestReadingRoom:
             assert host.url.endswith("reading-room.html")
             host.clock.run_for(1_000)
             expect(host).to_have_url(f"{service.url}/examples/")
+
+    def test_a_page_that_was_cut_off_misses_nothing(
+        self, browser: Browser, site: Installation, service: Running
+    ) -> None:
+        """The stream goes on behind the last event that came, once there is a network again."""
+        with proxied(service.url) as network, visitor(browser, site) as host:
+            asked: list[str | None] = []
+            host.on(
+                "request",
+                lambda request: (
+                    asked.append(request.headers.get("last-event-id"))
+                    if request.url.endswith("/watch")
+                    else None
+                ),
+            )
+            made = self.open_room(host, site, network)
+            path = f"/v1/sessions/{session_of(service, made, 'reading-room')}/participants"
+            headers = {"Authorization": f"Bearer {made}"}
+            with httpx2.Client(base_url=service.url, headers=headers, timeout=60.0) as app:
+                app.post(path, json={"name": "Bob"}).raise_for_status()
+                people = host.get_by_role("list", name="Who is here").get_by_role("listitem")
+                expect(people).to_have_count(2)
+                network.cut()
+                app.post(path, json={"name": "Cem"}).raise_for_status()
+                network.mend()
+                expect(people).to_have_count(3)
+                assert asked[0] is None
+                assert asked[-1]
 
     @pytest.mark.row("P2.3")
     def test_a_link_to_a_room_that_is_over_shows_what_can_be_done(
