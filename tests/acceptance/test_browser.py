@@ -1,18 +1,29 @@
 """The example pages clicked through in Chromium, against a real `lapse serve`, on each database."""
 
+import json
+import math
+import os
+import random
 import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect
 
 from tests.acceptance.commands import Installation, Running
 from tests.browsers import chromium, opened
+from tests.docs.documents import ROOT, blocks
 from tests.proxies import Proxy, proxied
 from tests.servers import wait_until
 
@@ -243,6 +254,210 @@ def before(time: str, *, minutes: float) -> str:
     return (datetime.fromisoformat(time) - timedelta(minutes=minutes)).isoformat()
 
 
+class TestBiometricCoach:
+    """P1: landmarks for minutes, figures for half an hour, on the page."""
+
+    @pytest.mark.row("P1.2", "P1.6")
+    def test_figures_outlive_the_landmarks_and_the_copy_does_not_outlive_the_figures(
+        self,
+        browser: Browser,
+        site: Installation,
+        service: Running,
+        shared_data: Path,
+        tmp_path: Path,
+    ) -> None:
+        """Real frames in, their summary out; the browser answers first, until the erasure."""
+        frames = openpose_frames(shared_data, tmp_path)
+        with visitor(browser, site) as page:
+            page.goto(f"{service.url}/examples/biometric-coach.html")
+            page.get_by_label("Producer token").fill(token(site, "biometric-coach"))
+            page.get_by_role("button", name="Begin a session").click()
+            stop_time(page)
+            page.get_by_label("Or frames from OpenPose").set_input_files(frames)
+            expect(page.get_by_role("status")).to_have_text(f"{len(frames)} frames were sent.")
+            figures = page.locator("#summary")
+            stillness = f"{mean_stillness(frames):.3f}".rstrip("0")
+            expect(figures).to_contain_text(f"avg stillness{stillness}")
+            expect(figures).to_contain_text(f"total frames{len(frames)}")
+            source = page.locator("#source")
+            expect(source).to_contain_text("From the service")
+            assert copies(page) == []
+            site.wait(minutes=5)
+            expect(page.get_by_role("status")).to_contain_text("The landmarks are gone")
+            expect(figures).to_contain_text(f"avg stillness{stillness}")
+            expect(source).to_contain_text("From the service, kept until 1 Nov 2026, 10:35")
+            page.get_by_role("button", name="Ask again").click()
+            expect(source).to_contain_text("From this browser")
+            assert fits_a_phone(page)
+            self.look_from_another_tab(page, stillness)
+            site.wait(minutes=30)
+            erased = page.get_by_role("heading", name="The session was erased")
+            expect(erased).to_be_focused()
+            assert copies(page) == []
+            page.reload()
+            expect(page.get_by_role("status")).to_contain_text("no figures of that session")
+
+    def look_from_another_tab(self, page: Page, stillness: str) -> None:
+        """The copy is there without a token, and nobody is asked for it."""
+        with opened(page.context) as other:
+            asked: list[str] = []
+            other.on("request", lambda request: asked.append(request.url))
+            other.goto(page.url)
+            expect(other.locator("#summary")).to_contain_text(f"avg stillness{stillness}")
+            expect(other.locator("#source")).to_contain_text("From this browser")
+            assert not [url for url in asked if "/v1/" in url]
+
+    def test_a_drawn_figure_sends_landmarks_too(
+        self, browser: Browser, site: Installation, service: Running
+    ) -> None:
+        """For who has no camera: ten frames a second while it sways."""
+        with visitor(browser, site) as page:
+            page.goto(f"{service.url}/examples/biometric-coach.html")
+            page.get_by_label("Producer token").fill(token(site, "biometric-coach"))
+            page.get_by_role("button", name="Begin a session").click()
+            page.get_by_role("button", name="Let the figure sway").click()
+            made = token(site, "biometric-coach")
+            path = f"/v1/sessions/{session_of(service, made, 'biometric-coach')}"
+            page.clock.run_for(10_000)
+            wait_until(
+                lambda: ask(service, made, f"{path}/summary")["figures"]["total_frames"] >= 100,
+                60,
+                "a hundred frames",
+            )
+            page.get_by_role("button", name="Let it rest").click()
+
+
+class TestVideoAnalysis:
+    """P3: an upload in chunks, analysed and forgotten, on the page."""
+
+    def upload(self, page: Page, site: Installation, service: Running, file: Path) -> str:
+        made = token(site, "video-analysis")
+        page.goto(f"{service.url}/examples/video-analysis.html")
+        page.get_by_label("Producer token").fill(made)
+        page.get_by_label("Video").set_input_files(file)
+        page.get_by_role("button", name="Upload").click()
+        return made
+
+    @pytest.mark.row("P3.1", "P3.2", "P3.3")
+    def test_a_video_is_analysed_and_only_the_result_stays_for_a_while(
+        self, browser: Browser, site: Installation, service: Running, shared_data: Path
+    ) -> None:
+        """Every step is told live; the chunks go with the completion, the rest ten minutes in."""
+        if shutil.which("ffmpeg") is None:
+            pytest.skip("there is no ffmpeg: install the Debian package ffmpeg")
+        video = shared_data / "video" / "bigbuckbunny.mp4"
+        with visitor(browser, site) as page:
+            made = self.upload(page, site, service, video)
+            expect(page.get_by_role("status")).to_contain_text("waits to be analysed")
+            stop_time(page)
+            log = page.get_by_role("log").get_by_role("listitem")
+            expect(log.filter(has_text="chunk received")).to_have_count(2)
+            program, *arguments = page.locator("#command").inner_text().split()
+            environment = {"LAPSE_TOKEN": made, "PATH": os.environ["PATH"]}
+            subprocess.run(
+                [sys.executable, ROOT / program, *arguments], env=environment, check=True
+            )
+            for step in ("processing started", "analysis progress", "frames extracted"):
+                expect(log.filter(has_text=step).first).to_be_visible()
+            expect(log.filter(has_text="analysis complete")).to_have_count(1)
+            expect(page.locator("#figures")).to_contain_text(f"frames{frames_in(video)}brightness")
+            assert fits_a_phone(page)
+            _, session, upload = arguments
+            gone = f"{service.url}/v1/sessions/{session}/uploads/{upload}/content"
+            headers = {"Authorization": f"Bearer {made}"}
+            assert httpx2.get(gone, headers=headers, timeout=60.0).status_code in (404, 410)
+            assert copies(page) == [f"lapse:{session}:result"]
+            site.wait(minutes=10)
+            expect(page.get_by_role("heading", name="Everything was erased")).to_be_focused()
+            assert copies(page) == []
+
+    @pytest.mark.row("P3.1")
+    def test_an_upload_that_was_paused_goes_on_where_it_was(
+        self, browser: Browser, site: Installation, service: Running, tmp_path: Path
+    ) -> None:
+        """What had arrived is not sent again, and the bytes are those of the file."""
+        file = tmp_path / "noise.mp4"
+        file.write_bytes(random.Random(7).randbytes(5_500_000))
+        with visitor(browser, site) as page:
+            held: list[Route] = []
+            sent: list[str] = []
+            page.on(
+                "requestfinished", lambda request: sent.append(f"{request.method} {request.url}")
+            )
+
+            def hold_the_last(route: Route) -> None:
+                if route.request.url.endswith(("/4", "/5")):
+                    held.append(route)
+                else:
+                    route.continue_()
+
+            page.route("**/chunks/*", hold_the_last)
+            made = self.upload(page, site, service, file)
+            expect(page.locator("#amount")).to_have_text("4.2 of 5.5 MB")
+            page.get_by_role("button", name="Pause").click()
+            page.unroute("**/chunks/*")
+            page.get_by_role("button", name="Go on").click()
+            expect(page.get_by_role("status")).to_contain_text("waits to be analysed")
+            expect(page.locator("#amount")).to_have_text("5.5 of 5.5 MB")
+            chunks = sorted(one[-1] for one in sent if "/chunks/" in one and "PUT" in one)
+            assert (len(held), chunks) == (2, list("012345"))
+            _, _, session, upload = page.locator("#command").inner_text().split()
+            content = f"{service.url}/v1/sessions/{session}/uploads/{upload}/content"
+            headers = {"Authorization": f"Bearer {made}"}
+            assert httpx2.get(content, headers=headers, timeout=60.0).content == file.read_bytes()
+
+
+def copies(page: Page) -> list[str]:
+    """The keys of what the browser keeps."""
+    found: list[str] = page.evaluate("Object.keys(localStorage)")
+    return found
+
+
+def openpose_frames(shared_data: Path, folder: Path) -> list[Path]:
+    """The frames of one camera, a file each, in order."""
+    archive = shared_data / "pose_pose2sim" / "balancing_trial_openpose_json.tar.gz"
+    with tarfile.open(archive) as found:
+        files = sorted(
+            (one for one in found if one.name.endswith(".json")), key=lambda one: one.name
+        )
+        camera = [one for one in files if Path(one.name).parent == Path(files[0].name).parent]
+        found.extractall(folder, camera, filter="data")
+    return [folder / one.name for one in camera]
+
+
+def mean_stillness(frames: list[Path]) -> float:
+    """1 / (1 + mean movement of the points that were seen twice), averaged over the frames."""
+    values, before = [], None
+    for file in frames:
+        people = json.loads(file.read_text())["people"]
+        if not people:
+            continue
+        flat = people[0]["pose_keypoints_2d"]
+        points = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        moved = [
+            math.dist(now[:2], then[:2])
+            for now, then in zip(points, before or points, strict=True)
+            if before and now[2] > 0 and then[2] > 0
+        ]
+        values.append(1 / (1 + statistics.fmean(moved)) if moved else 1.0)
+        before = points
+    return statistics.fmean(values)
+
+
+def frames_in(video: Path) -> int:
+    """As ffprobe counts them."""
+    counted = subprocess.run(
+        [
+            *("ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0"),
+            *("-show_entries", "stream=nb_read_frames", "-of", "csv=p=0", str(video)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(counted.stdout.strip().strip(","))
+
+
 class TestPages:
     """What is beside the examples."""
 
@@ -265,3 +480,40 @@ class TestPages:
             operations = sum(len(methods) for methods in document["paths"].values())
             expect(page.locator(".opblock")).to_have_count(operations)
             assert elsewhere == []
+
+    def test_the_snippets_of_the_how_to_do_what_they_say(
+        self, browser: Browser, site: Installation, service: Running
+    ) -> None:
+        """As one script on a page that a guest opened by a link."""
+        made = token(site, "reading-room")
+        headers = {"Authorization": f"Bearer {made}"}
+        with httpx2.Client(base_url=service.url, headers=headers, timeout=60.0) as app:
+            room = app.post("/v1/sessions", json={"policy": "reading-room"}).json()["id"]
+            invite = app.post(f"/v1/sessions/{room}/invites", json={}).json()["invite"]
+            how_to = ROOT / "docs" / "how-to" / "browser-client.md"
+            snippets = [block.text for block in blocks(how_to) if block.language == "js"]
+            with visitor(browser, site) as page:
+                said: list[str] = []
+                page.on("console", lambda message: said.append(message.text))
+                script = f"{service.url}/examples/snippets.js"
+                text = "".join(snippets)
+                page.route(
+                    script, lambda route: route.fulfill(body=text, content_type="text/javascript")
+                )
+                page.goto(f"{service.url}/examples/#invite={invite}")
+                page.add_script_tag(url=script, type="module")
+                expected = ["here Ann", "cached true", "complete true", "refused 401 true 0"]
+                wait_until(lambda: pumped(page, said, expected[-1]), 60, "the last snippet")
+                for line in expected:
+                    assert line in said, said
+                app.delete(f"/v1/sessions/{room}")
+                wait_until(
+                    lambda: pumped(page, said, "everything is gone, here too"), 60, "the erasure"
+                )
+                assert copies(page) == []
+
+
+def pumped(page: Page, said: list[str], line: str) -> bool:
+    """Whether the page said so; asking it lets its messages arrive."""
+    page.evaluate("0")
+    return line in said

@@ -180,7 +180,8 @@ export class Session {
   #phase = 'alive';
   #watching = false;
   #warned = new Set();
-  #dropped = 0;
+  /** @type {string[]} */
+  #dropped = [];
 
   /** @param {Connection} connection @param {string} id @param {string | null} participant */
   constructor(connection, id, participant) {
@@ -271,7 +272,7 @@ export class Session {
    * @param {{participants?: string[], tier?: 'full' | 'summary'}} [options]
    */
   store(kind, records, { participants = this.#self(), tier = 'full' } = {}) {
-    return this.#ask('POST', '/items', { json: { kind, records, participants, tier } });
+    return this.#ask('POST', '/items', { json: { kind, records, participants, tier }, once: true });
   }
 
   /** What is stored, without content. @param {string} kind */
@@ -297,7 +298,7 @@ export class Session {
 
   /**
    * A result: this browser's copy, else what `load` brings. The copy is good until the result's
-   * `erases_at`, or the session's, and a day at most. It goes when data of the session is erased.
+   * `erases_at`, or the session's, and a day at most. It goes when data of its tier is erased.
    * @template T @param {string} name @param {() => Promise<T>} load
    * @param {(found: any) => boolean} [isFinal] whether to keep it
    * @returns {Promise<T>}
@@ -305,12 +306,13 @@ export class Session {
   async cached(name, load, isFinal = () => true) {
     const copy = readCopy(this.id, name);
     if (copy !== undefined) return copy;
-    const dropped = this.#dropped;
+    const before = this.#dropped.length;
     /** @type {any} */
     const found = await load();
     if (!isFinal(found)) return found;
     const erases = found?.erases_at ?? (await this.view()).erases_at;
-    if (dropped === this.#dropped) writeCopy(this.id, name, found, erases);
+    const isGone = this.#dropped.slice(before).some((scope) => concerns(scope, found?.tier));
+    if (!isGone) writeCopy(this.id, name, found, erases);
     return found;
   }
 
@@ -324,10 +326,11 @@ export class Session {
    */
   async upload(blob, { kind = 'video', upload, participants, signal, onProgress } = {}) {
     participants ??= this.#self();
-    const json = { kind, size: blob.size, media_type: blob.type || null, participants };
+    const media_type = blob.type.split(';')[0] || null;
+    const json = { kind, size: blob.size, media_type, participants };
     const begun = await (upload
       ? this.#ask('GET', `/uploads/${upload}`, { signal })
-      : this.#ask('POST', '/uploads', { json, signal }));
+      : this.#ask('POST', '/uploads', { json, signal, once: true }));
     const path = `/uploads/${begun.id}`;
     const chunk = (/** @type {number} */ index) =>
       blob.slice(index * begun.chunk_size, (index + 1) * begun.chunk_size);
@@ -430,7 +433,9 @@ export class Session {
     if (kind === 'expiring') this.#warn(instant(data.deadline ?? data.data.deadline));
     if (kind === 'expired') this.#background(this.check()); // it brings what can be done
     if (kind === 'recovered') this.#lives();
-    if (['erased', 'reset', 'summarized'].includes(kind)) this.#drop();
+    if (kind === 'reset') this.#drop('everything');
+    if (kind === 'summarized') this.#drop('full');
+    if (kind === 'erased') this.#drop(data.data.scope);
     if (kind === 'erased' && data.data.scope === 'everything') this.#isErased();
     this.#tell(this.onEvent, event);
   }
@@ -468,16 +473,20 @@ export class Session {
   }
 
   #isErased() {
-    this.#drop();
+    this.#drop('everything');
     if (this.#phase === 'erased') return;
     this.#phase = 'erased';
     this.stop();
     this.#tell(this.onErased, undefined);
   }
 
-  #drop() {
-    this.#dropped += 1; // what is being loaded now is not kept either
-    for (const key of copies(keyOf(this.id, ''))) quietly(() => localStorage.removeItem(key));
+  /** @param {string} scope what was erased: a tier, or everything */
+  #drop(scope) {
+    this.#dropped.push(scope); // what is being loaded now is not kept either
+    for (const key of copies(keyOf(this.id, ''))) {
+      const tier = quietly(() => JSON.parse(localStorage.getItem(key) ?? '').value.tier);
+      if (concerns(scope, tier)) quietly(() => localStorage.removeItem(key));
+    }
   }
 
   // -- how it asks ------------------------------------------------------------------------------
@@ -584,6 +593,9 @@ function writeCopy(session, name, value, erases) {
   const until = Math.min(Date.now() + DAY, erases ? Date.parse(erases) : Infinity);
   quietly(() => localStorage.setItem(keyOf(session, name), JSON.stringify({ until, value })));
 }
+
+/** A copy that does not say its tier goes with any. @param {string} scope @param {string} [tier] */
+const concerns = (scope, tier) => scope === 'everything' || !tier || tier === scope;
 
 /** Sessions may have ended while no page was open. */
 function dropWhatIsTooOld() {

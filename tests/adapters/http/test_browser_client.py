@@ -235,17 +235,31 @@ class TestCopies:
         service.run("lapse.connect()")
         assert service.run(COPIES) == ["theirs", "lapse:other:x"]
 
-    @pytest.mark.parametrize("kind", ["erased", "summarized", "reset"])
-    def test_copies_are_dropped_when_data_is_erased(self, service: Service, kind: str) -> None:
-        """Pushed by the stream; those of other sessions stay."""
+    @pytest.mark.parametrize(
+        ("kind", "scope", "stay"),
+        [
+            ("erased", "chunks", ["figures", "items"]),
+            ("erased", "full", ["figures"]),
+            ("summarized", "full", ["figures"]),
+            ("erased", "summary", ["items"]),
+            ("reset", "", []),
+        ],
+    )
+    def test_copies_are_dropped_when_data_is_erased(
+        self, service: Service, kind: str, scope: str, stay: list[str]
+    ) -> None:
+        """Pushed by the stream: those of the tier, and those that say none; not of others."""
         service.run(CACHED)
+        for name, tier in (("figures", "summary"), ("items", "full")):
+            service.run(f"await session.cached('{name}', async () => ({{ tier: '{tier}' }}))")
         other = "lapse.connect().session('f'.repeat(32), null)"
         later = in_minutes(60)
         service.run(f"return {other}.cached('x', async () => ({{ erases_at: '{later}' }}))")
-        service.on("GET", "/watch", stream(event(kind, "e:1", scope="full")), problem(404, "x"))
+        service.on("GET", "/watch", stream(event(kind, "e:1", scope=scope)), problem(404, "x"))
         service.start()
         service.waiting_until(lambda: ["Event", kind] in service.told)
-        assert service.run(COPIES) == [f"lapse:{'f' * 32}:x"]
+        kept = [f"lapse:{ID}:{name}" for name in stay] + [f"lapse:{'f' * 32}:x"]
+        assert sorted(service.run(COPIES)) == kept
         assert ["Erased", None] not in service.told
 
     def test_what_is_loaded_while_data_is_erased_is_not_kept(self, service: Service) -> None:
@@ -518,14 +532,17 @@ class TestAsking:
         assert len(service.requests("GET", ID)) == asked
 
     def test_records_are_not_stored_twice(self, service: Service) -> None:
-        """A POST without a key whose answer was lost is told, not repeated."""
-        service.on("POST", "/items", {})
-        status = service.run("""
-            return session.store('landmarks', [{ x: 1 }]).catch((error) => error.status);
-        """)
-        assert status == 0
-        [stored] = service.requests("POST", "/items")
-        assert json.loads(stored.post_data or "")["participants"] == [ANN]
+        """A POST whose answer was lost goes out again under the same key, or not at all."""
+        service.on("POST", "/items", {}, ok({"id": "i1"}, 201))
+        service.run("window.storing = session.store('landmarks', [{ x: 1 }]); await 0")
+        service.asked_so_often(2, "POST", "/items", step=200)
+        assert service.run("return (await storing).id") == "i1"
+        stored = service.requests("POST", "/items")
+        assert len({one.headers["idempotency-key"] for one in stored}) == 1
+        assert json.loads(stored[0].post_data or "")["participants"] == [ANN]
+        service.on("POST", "/invites", {})
+        status = service.run("return session.invite().catch((error) => error.status)")
+        assert (status, service.counted("POST", "/invites")) == (0, 1)
 
     def test_a_token_may_be_fetched_when_it_is_needed(self, service: Service) -> None:
         """For pages that live longer than a token."""
