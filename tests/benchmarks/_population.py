@@ -1,8 +1,8 @@
 """Fills a PostgreSQL with sessions at ten times the speed of creating them one after the other.
 
-Each session is what `lapse ingest` leaves: created and joined by one participant, its state folded,
-its presence known, its deadline stored. The rows are those the library code would write: bytes are
-encoded by the transcoder and only times and tokens are put in by SQL. `db check` finds nothing.
+Each session is what `lapse ingest` leaves: created and joined by participants, its state folded,
+their presence known, its deadline stored. The rows are those the library code would write: bytes
+are encoded by the transcoder and only times and tokens are put in by SQL. `db check` finds nothing.
 """
 
 from adapters.log.event_table import PARTITION
@@ -17,13 +17,19 @@ _TOKEN = "0" * 32
 _AT = 1_000_000_000_000_000
 
 
-def populate(lapse: Lapse, sessions: int, first_at: int, last_at: int) -> None:
-    """Add `sessions` that began between these times, evenly spread, and were not seen since."""
-    created, joined, session = _life()
+def populate(
+    lapse: Lapse, sessions: int, first_at: int, last_at: int, participants: int = 1
+) -> None:
+    """Add `sessions` that began between these times, evenly spread, and were not seen since.
+
+    participants: of each session.
+    """
+    created, joined, session = _life(participants)
     due_at = advance(session, lapse.policies.versions(POLICY), _AT, _AT).next_at
     assert due_at is not None
     values = {
         "count": sessions,
+        "participants": participants,
         "base": lapse.log.head(),
         "first": first_at,
         "span": last_at - first_at,
@@ -49,39 +55,47 @@ def settle(lapse: Lapse) -> None:
         connection.exec_driver_sql("VACUUM ANALYZE")
 
 
-def _life() -> tuple[Event, Event, Session]:
-    """Both events and the state that they fold into, to be written with other times and tokens."""
+def _life(participants: int) -> tuple[Event, Event, Session]:
+    """An event of each kind and the state that all fold into, to be written with other times and
+    tokens."""
     [created] = create(None, "", POLICY, 1, _AT, ACTOR)
     session = evolve(None, created)
-    [joined] = session.join(_TOKEN, _AT, ACTOR, present=False)
-    return created, joined, evolve(session, joined)
+    for _ in range(participants):
+        [joined] = session.join(_TOKEN, _AT, ACTOR, present=False)
+        session = evolve(session, joined)
+    return created, joined, session
 
 
 _NEW = (
     "CREATE TEMPORARY TABLE new AS SELECT n, md5(%(base)s || '/' || n) AS session_id, "
-    "md5(%(base)s || '/token/' || n) AS token, %(first)s + %(span)s * n / %(count)s AS at "
+    "%(first)s + %(span)s * n / %(count)s AS at "
     "FROM generate_series(0::bigint, %(count)s - 1) AS n"
 )
 _NONCE = "decode(md5(random()::text), 'hex')"
+_MADE_TOKEN = "md5(%(base)s || '/token/' || n || '/' || k)"
 _EVENTS = (
     "INSERT INTO events (partition, position, session_id, version, topic, effective_at, "
     "recorded_at, nonce, state) "
-    f"SELECT {PARTITION}, %(base)s + 2 * n + e.version, session_id, e.version, e.topic, at, at, "
-    f"{_NONCE}, convert_to(replace(e.state, %(token)s, token), 'UTF8') FROM new, "
-    "(VALUES (1, %(created_topic)s, %(created)s), (2, %(joined_topic)s, %(joined)s)) "
-    "AS e(version, topic, state) ORDER BY n, e.version"
+    f"SELECT {PARTITION}, %(base)s + (1 + %(participants)s) * n + k + 1, session_id, k + 1, "
+    "CASE k WHEN 0 THEN %(created_topic)s ELSE %(joined_topic)s END, at, at, "
+    f"{_NONCE}, convert_to(replace(CASE k WHEN 0 THEN %(created)s ELSE %(joined)s END, %(token)s, "
+    f"{_MADE_TOKEN}), 'UTF8') FROM new, generate_series(0, %(participants)s) AS k ORDER BY n, k"
 )
 _SESSIONS = (
     "INSERT INTO sessions (partition, session_id, version, policy, phase, created_at, "
     "last_seen_at, due_at, failures, state) "
-    f"SELECT {PARTITION}, session_id, 2, %(policy)s, 'active', at, at, at + %(idle)s, 0, "
-    "convert_to(replace(%(state)s, %(at)s, at::text), 'UTF8') FROM new ORDER BY n"
+    f"SELECT {PARTITION}, session_id, 1 + %(participants)s, %(policy)s, 'active', at, at, "
+    "at + %(idle)s, 0, convert_to(replace(%(state)s, %(at)s, at::text), 'UTF8') FROM new ORDER BY n"
 )
 _PRESENCE = (
     "INSERT INTO presence (partition, session_id, token, joined_at, last_seen_at) "
-    f"SELECT {PARTITION}, session_id, token, at, at FROM new ORDER BY n"
+    f"SELECT {PARTITION}, session_id, {_MADE_TOKEN}, at, at "
+    "FROM new, generate_series(1, %(participants)s) AS k ORDER BY n, k"
 )
-_HEAD = f"UPDATE heads SET position = position + 2 * %(count)s WHERE partition = {PARTITION}"
+_HEAD = (
+    "UPDATE heads SET position = position + (1 + %(participants)s) * %(count)s "
+    f"WHERE partition = {PARTITION}"
+)
 _COUNTER = (
     f"INSERT INTO counters (partition, scope, used) VALUES ({PARTITION}, %(scope)s, %(count)s) "
     "ON CONFLICT (partition, scope) DO UPDATE SET used = counters.used + excluded.used"

@@ -1,0 +1,45 @@
+"""How much the benchmark of HTTP measures."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HttpScale:
+    """seconds: of one run of wrk. participants: who send heartbeats, ten to a session and each in a
+    session of their own. batch: heartbeats of one request. sockets: WebSockets that send one after
+    the other, `beats` each. alive: sessions beside the live ones; watchers, watched: how many watch,
+    and for how many seconds 100 appends and 100 deadlines fall in each.
+    """
+
+    seconds: int = 10
+    participants: int = 100_000
+    batch: int = 1_000
+    sockets: int = 1_000
+    beats: int = 30
+    alive: int = 10_000
+    watchers: int = 200
+    watched: int = 20
+
+
+FULL = HttpScale()
+QUICK = HttpScale(
+    seconds=2,
+    participants=5_000,
+    batch=500,
+    sockets=100,
+    beats=5,
+    alive=500,
+    watchers=20,
+    watched=3,
+)
+TINY = HttpScale(
+    seconds=1,
+    participants=100,
+    batch=50,
+    sockets=3,
+    beats=2,
+    alive=20,
+    watchers=3,
+    watched=1,
+)
+"""For the test that keeps the benchmark alive: nothing that it says about speed means anything."""
