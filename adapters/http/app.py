@@ -21,6 +21,7 @@ from adapters.http import (
 from adapters.http.access import ACCESS
 from adapters.http.bodies import InFlight
 from adapters.http.feed import Feed
+from adapters.http.hot import Hot
 from adapters.http.metrics import Metrics
 from adapters.http.middleware import Recorded, Unforeseen
 from adapters.http.models import ProblemView
@@ -79,6 +80,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(pages.router(settings))
     # From the innermost to the outermost.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.http_body)
+    app.add_middleware(Hot, fastapi=app, routes=sessions.HOT, most=settings.http_body)
     app.add_middleware(Unforeseen)
     if settings.cors_origins:
         app.add_middleware(

@@ -38,6 +38,7 @@ from adapters.http.models import (
     SessionView,
     Token,
 )
+from adapters.http.hot import HotRoute
 from adapters.http.problems import InviteLeadsNowhere, Refused, option_to_extend, options_after
 from adapters.http.service import (
     Service,
@@ -386,7 +387,9 @@ async def seen(session_id: SessionId, body: Seen, who: Someone, here: Here) -> M
 
 
 @router.post("/seen", status_code=202, response_model=Counted, operation_id="seen-many")
-async def seen_many(body: HeartbeatBatch, who: Someone, here: Here) -> Response:
+async def seen_many(
+    body: HeartbeatBatch, request: Request, who: Someone, here: Here
+) -> Response:
     """Many heartbeats at once, of any sessions. Those that come too late are ignored."""
     return _json(await run_in_threadpool(_see_many, here, who, body.seen), 202, {})
 
@@ -449,3 +452,13 @@ def _tagged(document: Mapping[str, Any], if_none_match: str | None) -> Response:
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
+
+
+HOT = {
+    route.path: route
+    for route in (
+        HotRoute("/v1/sessions", NewSession, create),
+        HotRoute("/v1/seen", HeartbeatBatch, seen_many),
+    )
+}
+"""See adapters/http/hot.py."""
