@@ -8,13 +8,16 @@ one whose answer held personal data names the kind, and is on disk before that a
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Index,
     Integer,
     MetaData,
@@ -24,8 +27,8 @@ from sqlalchemy import (
     select,
 )
 
-from adapters.log import postgres
-from adapters.log.committer import Committer
+from adapters.log import bulk, postgres
+from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines
 from domain.errors import StoreBusy
 from domain.policy import SECOND
@@ -34,6 +37,11 @@ _log = structlog.get_logger(component="requests")
 
 TERM_MONTHS = 12
 """How many whole months stay beside the running one."""
+FLUSH_SECONDS = 0.1
+"""How long an entry may wait for others. A transaction for the few that came during the one before
+cost a fifth of what a busy service did."""
+MOST_AT_ONCE = 2_000
+"""Entries that are written without waiting for more."""
 MOST_WAITING = 50_000
 """Entries that may wait to be written; beyond it requests wait too."""
 WRITTEN_SECONDS = 30.0
@@ -73,16 +81,31 @@ class RequestLog:
         self._tables: dict[str, Table] = {}
         self._made: set[str] = set()
         self._lock = threading.Lock()
-        self._committer: Committer[Entry, None] = Committer(
-            self._write, name="lapse-requests", queue_weight=MOST_WAITING
+        self._waiting: list[Entry] = []
+        self._waits = threading.Event()
+        self._closed = threading.Event()
+        self._committer: Committer[Sequence[Entry], None] = Committer(
+            self._write, name="lapse-requests", weigh=len, queue_weight=MOST_WAITING
         )
+        self._flusher = threading.Thread(
+            target=self._flush_often, name="lapse-requests-flush", daemon=True
+        )
+        self._flusher.start()
 
     def record(self, entry: Entry) -> None:
         """Write an entry soon; if its answer held personal data, before this returns.
 
         Raises StoreError if that failed.
         """
-        pending = self._committer.submit(entry)
+        with self._lock:
+            self._waiting.append(entry)
+            count = len(self._waiting)
+            taken = self._take() if entry.read is not None or count >= MOST_AT_ONCE else None
+        if taken is None:
+            if count == 1:
+                self._waits.set()
+            return
+        pending = self._submit(taken)
         if entry.read is not None:
             try:
                 pending.result(timeout=WRITTEN_SECONDS)
@@ -90,7 +113,33 @@ class RequestLog:
                 raise StoreBusy("the entry of this request was not written in time") from None
 
     def close(self) -> None:
+        self._closed.set()
+        self._waits.set()
+        self._flusher.join()
         self._committer.close()
+
+    def _take(self) -> list[Entry]:
+        """What waits; the lock is held."""
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def _submit(self, entries: Sequence[Entry]) -> Pending[None]:
+        try:
+            return self._committer.submit(entries)
+        except StoreError as error:
+            self._lost(entries, error)
+            raise
+
+    def _flush_often(self) -> None:
+        while not self._closed.is_set():
+            self._waits.wait()
+            self._closed.wait(FLUSH_SECONDS)
+            self._waits.clear()
+            with self._lock:
+                taken = self._take()
+            if taken:
+                with suppress(StoreError):  # logged
+                    self._submit(taken)
 
     def page(
         self,
@@ -138,25 +187,29 @@ class RequestLog:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def _write(self, entries: Sequence[Entry]) -> Sequence[None]:
+    def _write(self, batches: Sequence[Sequence[Entry]]) -> Sequence[None]:
+        entries = [entry for batch in batches for entry in batch]
         try:
             self._insert(entries)
         except Exception as error:
-            kind = type(error).__name__
-            _log.error("requests", operation="write", result=kind, lost=len(entries))
+            self._lost(entries, error)
             raise
-        return [None] * len(entries)
+        return [None] * len(batches)
+
+    def _lost(self, entries: Sequence[Entry], error: Exception) -> None:
+        kind = type(error).__name__
+        _log.error("requests", operation="write", result=kind, lost=len(entries))
 
     def _insert(self, entries: Sequence[Entry]) -> None:
-        by_month: dict[str, list[Entry]] = {}
+        by_month: dict[str, list[tuple[Any, ...]]] = {}
         for entry in entries:
-            by_month.setdefault(_month(entry.at), []).append(entry)
+            row = tuple(vars(entry).values())
+            by_month.setdefault(_month(entry.at), []).append(row)
         for month in by_month:
             self._make(month)
         with self._engines.write() as connection:
-            for month, found in by_month.items():
-                rows = [vars(entry) for entry in found]
-                connection.execute(self._table(month).insert(), rows)
+            for month, rows in by_month.items():
+                _insert_rows(connection, month, rows)
 
     def _make(self, month: str) -> None:
         """Only this log's one writing thread comes here."""
@@ -194,6 +247,32 @@ class RequestLog:
         with self._engines.read() as connection:
             names = inspect(connection).get_table_names()
         return sorted(name for name in names if _NAME.fullmatch(name))
+
+
+def _insert_rows(connection: Connection, month: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """As arrays on PostgreSQL, see adapters/log/bulk.py. The name of a month is one of ours."""
+    into = f"INSERT INTO {month} ({', '.join(_ARRAYS)})"
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(_ARRAYS))
+        connection.exec_driver_sql(f"{into} VALUES ({marks})", list(rows))
+    else:
+        arrays = ", ".join(f"%s::{kind}[]" for kind in _ARRAYS.values())
+        values = f"SELECT * FROM unnest({arrays})"  # noqa: S608 - nothing but our own names
+        connection.exec_driver_sql(f"{into} {values}", bulk.array_literals(rows))
+
+
+_ARRAYS = {
+    "at": "bigint",
+    "actor": "text",
+    "role": "text",
+    "method": "text",
+    "path": "text",
+    "status": "integer",
+    "duration": "bigint",
+    "session": "text",
+    "read": "text",
+}
+"""The fields of an entry in order, and what they are to PostgreSQL."""
 
 
 def _month(at: int) -> str:

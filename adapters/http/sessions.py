@@ -14,6 +14,7 @@ from adapters.clock import format_instant
 from adapters.documents import event_document, member_document, session_document
 from adapters.http.access import Someone, authorize, forbidden, may_touch
 from adapters.http.cursors import cursor
+from adapters.http.hot import HotRoute
 from adapters.http.models import (
     MOST_HEARTBEATS,
     Counted,
@@ -38,7 +39,6 @@ from adapters.http.models import (
     SessionView,
     Token,
 )
-from adapters.http.hot import HotRoute
 from adapters.http.problems import InviteLeadsNowhere, Refused, option_to_extend, options_after
 from adapters.http.service import (
     Service,

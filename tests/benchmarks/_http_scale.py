@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HttpScale:
-    """seconds: of one run of wrk. participants: who send heartbeats, ten to a session and each in a
+    """seconds: of one run of wrk. participants: who send heartbeats, ten to a session or each in a
     session of their own. batch: heartbeats of one request. sockets: WebSockets that send one after
-    the other, `beats` each. alive: sessions beside the live ones; watchers, watched: how many watch,
-    and for how many seconds 100 appends and 100 deadlines fall in each.
+    the other, `beats` each. alive: sessions beside those that are watched and those that end.
+    watchers, watched: how many watch, and for how many seconds.
     """
 
     seconds: int = 10

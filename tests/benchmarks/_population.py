@@ -72,14 +72,14 @@ _NEW = (
     "FROM generate_series(0::bigint, %(count)s - 1) AS n"
 )
 _NONCE = "decode(md5(random()::text), 'hex')"
-_MADE_TOKEN = "md5(%(base)s || '/token/' || n || '/' || k)"
+_PERSON = "md5(%(base)s || '/token/' || n || '/' || k)"
 _EVENTS = (
     "INSERT INTO events (partition, position, session_id, version, topic, effective_at, "
     "recorded_at, nonce, state) "
     f"SELECT {PARTITION}, %(base)s + (1 + %(participants)s) * n + k + 1, session_id, k + 1, "
     "CASE k WHEN 0 THEN %(created_topic)s ELSE %(joined_topic)s END, at, at, "
     f"{_NONCE}, convert_to(replace(CASE k WHEN 0 THEN %(created)s ELSE %(joined)s END, %(token)s, "
-    f"{_MADE_TOKEN}), 'UTF8') FROM new, generate_series(0, %(participants)s) AS k ORDER BY n, k"
+    f"{_PERSON}), 'UTF8') FROM new, generate_series(0, %(participants)s) AS k ORDER BY n, k"
 )
 _SESSIONS = (
     "INSERT INTO sessions (partition, session_id, version, policy, phase, created_at, "
@@ -89,7 +89,7 @@ _SESSIONS = (
 )
 _PRESENCE = (
     "INSERT INTO presence (partition, session_id, token, joined_at, last_seen_at) "
-    f"SELECT {PARTITION}, session_id, {_MADE_TOKEN}, at, at "
+    f"SELECT {PARTITION}, session_id, {_PERSON}, at, at "
     "FROM new, generate_series(1, %(participants)s) AS k ORDER BY n, k"
 )
 _HEAD = (
