@@ -387,9 +387,7 @@ async def seen(session_id: SessionId, body: Seen, who: Someone, here: Here) -> M
 
 
 @router.post("/seen", status_code=202, response_model=Counted, operation_id="seen-many")
-async def seen_many(
-    body: HeartbeatBatch, request: Request, who: Someone, here: Here
-) -> Response:
+async def seen_many(body: HeartbeatBatch, request: Request, who: Someone, here: Here) -> Response:
     """Many heartbeats at once, of any sessions. Those that come too late are ignored."""
     return _json(await run_in_threadpool(_see_many, here, who, body.seen), 202, {})
 
