@@ -1,11 +1,14 @@
 """Heartbeats that come one by one, written together: at most one transaction per 100 ms."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Mapping
 
+import orjson
 import structlog
 
+from adapters.http.models import MOST_HEARTBEATS
 from domain.errors import LapseError
 
 _log = structlog.get_logger(component="heartbeats")
@@ -14,6 +17,35 @@ FLUSH_SECONDS = 0.1
 """How long a heartbeat may wait for others."""
 MOST = 10_000
 """Heartbeats of one transaction; beyond it the next one begins at once."""
+
+_HEX = re.compile(r"[0-9a-f]*")
+
+
+def plain_batch(content: bytes) -> list[tuple[str, str]] | None:
+    """(session, participant) of each heartbeat of a batch; None unless it is one of heartbeats that
+    happen now and are as described. A fourth of the time that the models take, which say what is
+    wrong and take everything else."""
+    try:
+        body = orjson.loads(content)
+        seen = body["seen"]
+        pairs = [(one["session"], one["participant"]) for one in seen]
+        texts = [text for pair in pairs for text in pair]
+        plain = (
+            len(body) == 1
+            and type(seen) is list
+            and len(seen) <= MOST_HEARTBEATS
+            and all(map(_has_both_fields, seen))
+            and set(map(len, texts)) <= {32}
+            and _HEX.fullmatch("".join(texts)) is not None
+        )
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return None
+    return pairs if plain else None
+
+
+def _has_both_fields(one: Mapping[str, object]) -> bool:
+    return len(one) == 2
+
 
 Write = Callable[[Mapping[tuple[str, str], int]], set[tuple[str, str]]]
 """Writes heartbeats, (session, token) -> when; answers with those that counted."""

@@ -9,7 +9,7 @@ whatever is not plain goes the usual way, so every refusal of a request is the u
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
@@ -21,14 +21,30 @@ from adapters.http.service import service_of
 _UNUSUAL = frozenset({b"idempotency-key", b"origin", b"transfer-encoding", b"expect"})
 _JSON = b"application/json"
 
+Model = TypeVar("Model", bound=BaseModel)
+Body = TypeVar("Body")
+
 
 @dataclass(frozen=True)
-class HotRoute:
-    """endpoint: called with `body`, of type `model`, and with `request`, `who` and `here`."""
+class HotRoute(Generic[Body]):
+    """parse: the body, None if it is not plain. endpoint: called with `body`, `request`, `who` and
+    `here`."""
 
     path: str
-    model: type[BaseModel]
+    parse: Callable[[bytes], Body | None]
     endpoint: Callable[..., Awaitable[Response]]
+
+
+def parser_of(model: type[Model]) -> Callable[[bytes], Model | None]:
+    """Parses what fits a model."""
+
+    def parse(content: bytes) -> Model | None:
+        try:
+            return model.model_validate_json(content)
+        except ValidationError:
+            return None
+
+    return parse
 
 
 class Hot:
@@ -38,7 +54,7 @@ class Hot:
     """
 
     def __init__(
-        self, app: ASGIApp, fastapi: FastAPI, routes: Mapping[str, HotRoute], most: int
+        self, app: ASGIApp, fastapi: FastAPI, routes: Mapping[str, HotRoute[Any]], most: int
     ) -> None:
         self._app = app
         self._fastapi = fastapi
@@ -51,10 +67,7 @@ class Hot:
             await self._app(scope, receive, send)
             return
         content = await _content(receive)
-        try:
-            body = route.model.model_validate_json(content) if content is not None else None
-        except ValidationError:
-            body = None
+        body = route.parse(content) if content is not None else None
         if body is None:
             await self._app(scope, _again(content, receive), send)
             return
@@ -74,7 +87,7 @@ class Hot:
                 return False
         return is_json and length <= self._most and not scope["query_string"]
 
-    async def _answer(self, route: HotRoute, request: Request, body: BaseModel) -> Response:
+    async def _answer(self, route: HotRoute[Body], request: Request, body: Body) -> Response:
         try:
             who = await authorize(request)
             return await route.endpoint(

@@ -14,7 +14,8 @@ from adapters.clock import format_instant
 from adapters.documents import event_document, member_document, session_document
 from adapters.http.access import Someone, authorize, forbidden, may_touch
 from adapters.http.cursors import cursor
-from adapters.http.hot import HotRoute
+from adapters.http.heartbeats import plain_batch
+from adapters.http.hot import HotRoute, parser_of
 from adapters.http.models import (
     MOST_HEARTBEATS,
     Counted,
@@ -387,23 +388,39 @@ async def seen(session_id: SessionId, body: Seen, who: Someone, here: Here) -> M
 
 
 @router.post("/seen", status_code=202, response_model=Counted, operation_id="seen-many")
-async def seen_many(body: HeartbeatBatch, request: Request, who: Someone, here: Here) -> Response:
+async def seen_many(body: HeartbeatBatch, who: Someone, here: Here) -> Response:
     """Many heartbeats at once, of any sessions. Those that come too late are ignored."""
-    return _json(await run_in_threadpool(_see_many, here, who, body.seen), 202, {})
-
-
-def _see_many(here: Service, who: Principal, beats: Sequence[Heartbeat]) -> dict[str, int]:
     now = here.now()
     newest: dict[tuple[str, str], int] = {}
-    for one in beats:
+    for one in body.seen:
         pair, at = (one.session, one.participant), micros(one.at) if one.at is not None else now
         newest[pair] = max(at, newest.get(pair, 0))
+    return await _counted(here, who, newest, now)
+
+
+async def _seen_now(
+    body: Sequence[tuple[str, str]], request: Request, who: Principal, here: Service
+) -> Response:
+    """`seen_many` of a plain batch."""
+    now = here.now()
+    return await _counted(here, who, dict.fromkeys(body, now), now)
+
+
+async def _counted(
+    here: Service, who: Principal, newest: Mapping[tuple[str, str], int], now: int
+) -> Response:
+    counted = await run_in_threadpool(_see_many, here, who, newest, now) if newest else 0
+    return _json({"counted": counted, "ignored": len(newest) - counted}, 202, {})
+
+
+def _see_many(
+    here: Service, who: Principal, newest: Mapping[tuple[str, str], int], now: int
+) -> int:
     if who.policies is not None:
         found = here.lapse.log.find(sorted({session for session, _ in newest}))
         for row in found.values():
             may_touch(who, row.session.policy)
-    counted = _see(here, who, newest, now) if newest else 0
-    return {"counted": counted, "ignored": len(newest) - counted}
+    return _see(here, who, newest, now)
 
 
 def _see(here: Service, who: Principal, newest: Mapping[tuple[str, str], int], now: int) -> int:
@@ -452,11 +469,11 @@ def _tagged(document: Mapping[str, Any], if_none_match: str | None) -> Response:
     return Response(body, media_type="application/json", headers=headers)
 
 
-HOT = {
+HOT: Mapping[str, HotRoute[Any]] = {
     route.path: route
     for route in (
-        HotRoute("/v1/sessions", NewSession, create),
-        HotRoute("/v1/seen", HeartbeatBatch, seen_many),
+        HotRoute("/v1/sessions", parser_of(NewSession), create),
+        HotRoute("/v1/seen", plain_batch, _seen_now),
     )
 }
 """See adapters/http/hot.py."""

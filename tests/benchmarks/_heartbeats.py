@@ -99,6 +99,7 @@ def _crowd(server: PostgresServer, scale: HttpScale, each: int) -> Iterator[Crow
         with lapse_on(url, keys) as lapse:
             now = system_clock()
             populate(lapse, scale.participants // each, now - SAMPLED, now, participants=each)
+            lapse.projector.catch_up()  # a service that runs has done so
             settle(lapse)
             pairs, tokens = _pairs(lapse), open_tokens(lapse)
             producer = tokens.mint(Role.PRODUCER, HOUR, "benchmark")
