@@ -3,7 +3,7 @@
 FastAPI finds out for each request anew what an endpoint's signature wants, behind a dozen layers
 that each wrap the next: two thirds of what a creation cost. The endpoints stay ordinary ones: in
 the OpenAPI document, with the same models. A request that is plain (JSON that fits its model, of a
-known length, from no browser, without an Idempotency-Key) is handed to its endpoint straight away;
+known length, without an Idempotency-Key) is handed to its endpoint straight away;
 whatever is not plain goes the usual way, so every refusal of a request is the usual one.
 """
 
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adapters.http.access import authorize
 from adapters.http.service import service_of
 
-_UNUSUAL = frozenset({b"idempotency-key", b"origin", b"transfer-encoding", b"expect"})
+_UNUSUAL = frozenset({b"idempotency-key", b"transfer-encoding", b"expect"})
 _JSON = b"application/json"
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from adapters.log import bulk, postgres
 from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines
-from domain.errors import StoreBusy
+from domain.errors import StoreBusy, StoreError
 from domain.policy import SECOND
 
 _log = structlog.get_logger(component="requests")
