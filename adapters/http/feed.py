@@ -56,11 +56,17 @@ class Passing:
 
 @dataclass(eq=False)
 class Watcher:
-    """Who watches what. wants: asked for every event; takes: for every passing note."""
+    """Who watches what. wants: asked for every event; takes: for every passing note.
+
+    session: the only one whose events it wants (None: of several). position: up to where it has
+    seen the log; whoever reads the log moves it over what it does not want, so that it sleeps on.
+    """
 
     wants: Callable[[Recorded], bool]
     takes: Callable[[Passing], bool]
     loop: asyncio.AbstractEventLoop
+    session: str | None = None
+    position: int = -1
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     passing: deque[Passing] = field(default_factory=lambda: deque(maxlen=MOST_PASSING))
 
@@ -123,9 +129,17 @@ class Feed:
             watcher.passing.append(note)
             _wake(watcher)
 
-    def watch(self, wants: Callable[[Recorded], bool], takes: Callable[[Passing], bool]) -> Watcher:
-        """From now on notes wait for this watcher; it is forgotten when nobody refers to it."""
-        watcher = Watcher(wants, takes, asyncio.get_running_loop())
+    def watch(
+        self,
+        wants: Callable[[Recorded], bool],
+        takes: Callable[[Passing], bool],
+        session: str | None = None,
+    ) -> Watcher:
+        """From now on notes wait for this watcher; it is forgotten when nobody refers to it.
+
+        session: if `wants` wants only events of this one.
+        """
+        watcher = Watcher(wants, takes, asyncio.get_running_loop(), session)
         with self._lock:
             self._watchers.add(watcher)
         return watcher
@@ -135,14 +149,14 @@ class Feed:
     ) -> AsyncGenerator[Recorded | Passing | None]:
         """Events behind `after` and notes as they come; None whenever `patience` seconds passed
         without any. Ends when the feed is closed."""
-        position = after
+        watcher.position = after
         while True:
             watcher.woken.clear()
-            found = self._newer(position)
+            found = self._newer(watcher)
             if found is None:
-                found = await run_in_threadpool(self._log.read, position, PAGE)
+                found = await run_in_threadpool(self._log.read, watcher.position, PAGE)
             for one in found:
-                position = one.position
+                watcher.position = one.position
                 if watcher.wants(one):
                     yield one
             while watcher.passing:
@@ -157,12 +171,12 @@ class Feed:
             except TimeoutError:
                 yield None
 
-    def _newer(self, position: int) -> Sequence[Recorded] | None:
-        """What is kept behind `position`; None if some of it is not kept any more."""
+    def _newer(self, watcher: Watcher) -> Sequence[Recorded] | None:
+        """What is kept and not seen yet; None if some of it is not kept any more."""
         with self._lock:
-            if position >= self._head:
+            missing = self._head - watcher.position
+            if missing <= 0:
                 return []
-            missing = self._head - position
             if missing > len(self._newest):
                 return None
             start = len(self._newest) - missing
@@ -174,19 +188,38 @@ class Feed:
             self._woken.clear()
             try:
                 while page := self._log.read(self._head, PAGE):
-                    with self._lock:
-                        self._newest.extend(page)
-                        self._head = page[-1].position
-                    self._wake_all()
+                    for watcher in self._take(page):
+                        _wake(watcher)
             except LapseError as error:
                 # The streams stay open: the database may be back in a moment.
                 _log.error("feed", operation="read", result=type(error).__name__)
+
+    def _take(self, page: Sequence[Recorded]) -> Sequence[Watcher]:
+        """Keep these events; who must wake for them. With 200 watchers, and 200 commits a second of
+        which each concerns one, waking all took all of a core."""
+        sessions = {one.event.originator_id for one in page}
+        concerned = []
+        with self._lock:
+            before, self._head = self._head, page[-1].position
+            self._newest.extend(page)
+            for watcher in self._watchers:
+                if watcher.position != before or _wants_some(watcher, page, sessions):
+                    concerned.append(watcher)
+                else:
+                    watcher.position = self._head
+        return concerned
 
     def _wake_all(self) -> None:
         with self._lock:
             watchers = list(self._watchers)
         for watcher in watchers:
             _wake(watcher)
+
+
+def _wants_some(watcher: Watcher, page: Sequence[Recorded], sessions: set[str]) -> bool:
+    if watcher.session is not None:
+        return watcher.session in sessions
+    return any(map(watcher.wants, page))
 
 
 def _wake(watcher: Watcher) -> None:

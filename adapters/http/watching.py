@@ -239,6 +239,7 @@ def _watcher_of(connection: Request | WebSocket, session_id: str) -> Watcher:
     return feed_of(connection).watch(
         lambda recorded: recorded.event.originator_id == session_id,
         lambda note: note.session_id == session_id,
+        session_id,
     )
 
 

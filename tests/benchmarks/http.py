@@ -9,7 +9,7 @@ A real `lapse serve` beside a private PostgreSQL with fsync on; it wants `wrk` a
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from tests.benchmarks import _command, _creating, _heartbeats
+from tests.benchmarks import _command, _creating, _heartbeats, _live
 from tests.benchmarks._http_scale import FULL, QUICK, HttpScale
 from tests.benchmarks._report import Row
 from tests.servers import PostgresServer
@@ -18,6 +18,7 @@ PARTS: Mapping[str, Callable[[HttpScale, PostgresServer], Iterator[Row]]] = {
     "heartbeats": _heartbeats.batched,
     "sockets": _heartbeats.one_by_one,
     "creations": _creating.creating,
+    "live": _live.live,
 }
 
 
