@@ -4,17 +4,18 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+import psycopg2
 
 from adapters.clock import system_clock
 from adapters.http.opening import open_tokens
 from adapters.http.tokens import Role
 from adapters.wiring import Lapse
-from domain.policy import HOUR, MINUTE
+from domain.policy import HOUR, MINUTE, SECOND
 from tests.benchmarks import _wrk
 from tests.benchmarks._http_scale import HttpScale
 from tests.benchmarks._ours import database_of, lapse_on
@@ -49,6 +50,8 @@ class Crowd:
     own: Sequence[str]
     """Tokens of the first participants of sessions, for their WebSockets."""
     folder: Path
+    url: str
+    """Of the database."""
 
 
 def batched(scale: HttpScale, server: PostgresServer) -> Iterator[Row]:
@@ -69,7 +72,9 @@ def one_by_one(scale: HttpScale, server: PostgresServer) -> Iterator[Row]:
     """Over WebSockets that also watch their sessions."""
     with _crowd(server, scale, 1) as crowd:
         heartbeats = scale.sockets * scale.beats
+        last = system_clock() + round(PACE * (scale.beats - 1) * SECOND)
         cost = asyncio.run(_send_singly(scale, crowd))
+        _must_be_seen(crowd, scale.sockets, last)
     what = f"heartbeats one by one over {scale.sockets:,} WebSockets"
     yield required(
         f"{what}, per CPU-second of the service (peer: promised)",
@@ -108,7 +113,7 @@ def _crowd(server: PostgresServer, scale: HttpScale, each: int) -> Iterator[Crow
                 for session, token in pairs[: scale.sockets * each : each]
             ]
         with serving(server, url, keys, folder / "log") as served:
-            yield Crowd(served, pairs, producer, own, folder)
+            yield Crowd(served, pairs, producer, own, folder, url)
 
 
 def _pairs(lapse: Lapse) -> Sequence[tuple[str, str]]:
@@ -156,6 +161,16 @@ async def _must_count(crowd: Crowd, body: bytes, size: int) -> None:
 
 
 # -- one by one -------------------------------------------------------------------------------
+
+
+def _must_be_seen(crowd: Crowd, count: int, at: int) -> None:
+    """The last heartbeat of each is in the database: none was left behind."""
+    query = "SELECT count(*) FROM presence WHERE partition = 0 AND last_seen_at >= %s"
+    with closing(psycopg2.connect(crowd.url)) as connection, connection.cursor() as cursor:
+        cursor.execute(query, (at,))
+        [(seen,)] = cursor.fetchall()
+    if seen != count:
+        raise RuntimeError(f"{seen} of {count} were seen")
 
 
 async def _send_singly(scale: HttpScale, crowd: Crowd) -> Spent:
