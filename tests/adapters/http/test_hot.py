@@ -1,6 +1,6 @@
 """The short way of frequent requests: what comes out is what comes out of the usual way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ USUAL = "application/json; charset=utf-8"
 
 def answers(
     site: Site, path: str, content: bytes, token: str | None
-) -> list[tuple[int, Mapping[str, str], Any]]:
+) -> Sequence[tuple[int, Mapping[str, str], Any]]:
     """(status, headers, body) the short way and the usual way."""
     found = []
     for kind in (PLAIN, USUAL):
