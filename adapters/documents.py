@@ -23,6 +23,7 @@ def session_document(session: Session, last_seen: int, ahead: Forecast) -> dict[
         "created_at": format_instant(session.created_at),
         "last_seen_at": format_instant(max(session.last_seen_at, last_seen)),
         "participants": session.present,
+        "stored_bytes": session.stored_bytes,
         "expires_at": format_instant(ahead.expires_at),
         "erases_at": format_instant(ahead.erases_at),
         "rule": ahead.rule,

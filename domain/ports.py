@@ -509,8 +509,14 @@ class Vault(Protocol):
         """An invite by its keyed hash, with the uses that are left."""
         ...
 
-    def data_key(self, session_id: str, tier: Scope, token: str) -> DataKey | None:
-        """The key of one tier of one participant, None if none was made."""
+    def data_keys(
+        self, session_id: str, tier: Scope, token: str | None = None
+    ) -> Mapping[str, DataKey]:
+        """The keys of one tier that were made, by token: all, or that of one token."""
+        ...
+
+    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Collection[str]:
+        """Those of these tokens that are participants of the session."""
         ...
 
     def subject_of(self, session_id: str, token: str) -> SubjectKey | None:

@@ -56,6 +56,7 @@ _sessions = Table(
     Column("phase", Text),
     Column("last_seen_at", BigInteger),
     Column("due_at", BigInteger),
+    Column("stored_bytes", BigInteger),
     Column("state", LargeBinary),
 )
 _presence = Table(
@@ -231,11 +232,13 @@ class Statistics:
 
     phases: sessions by phase; those erased are gone and not counted. participants: everybody who
     ever joined one of them. last_activity: the newest presence; None without sessions.
+    stored_bytes: what they store, sealed.
     """
 
     phases: Mapping[Phase, int] = field(default_factory=dict)
     participants: int = 0
     last_activity: int | None = None
+    stored_bytes: int = 0
 
     @property
     def total(self) -> int:
@@ -260,7 +263,10 @@ class Statistics:
             phases[phase] = phases.get(phase, 0) + count
         activity = [at for at in (self.last_activity, other.last_activity) if at is not None]
         return Statistics(
-            phases, self.participants + other.participants, max(activity, default=None)
+            phases,
+            self.participants + other.participants,
+            max(activity, default=None),
+            self.stored_bytes + other.stored_bytes,
         )
 
 
@@ -279,7 +285,7 @@ def statistics(
         session, last_seen = _read(row, decode_state)
         session = advance(session, _versions(policies, session), last_seen, now).session
         if session.phase is not Phase.ERASED:
-            one = Statistics({session.phase: 1}, row.participants, last_seen)
+            one = Statistics({session.phase: 1}, row.participants, last_seen, session.stored_bytes)
             counted[session.policy] = counted.get(session.policy, Statistics()) + one
     return counted
 
@@ -294,6 +300,7 @@ def _settled(connection: Connection, now: int) -> Iterator[tuple[str, Statistics
             func.sum(_participants()),
             func.max(_sessions.c.last_seen_at),
             func.max(_newest_presence()),
+            func.sum(_sessions.c.stored_bytes),
         )
         .where(
             _sessions.c.partition == PARTITION,
@@ -301,9 +308,9 @@ def _settled(connection: Connection, now: int) -> Iterator[tuple[str, Statistics
         )
         .group_by(_sessions.c.policy, _sessions.c.phase)
     )
-    for policy, phase, count, participants, said, seen in connection.execute(query):
+    for policy, phase, count, participants, said, seen, stored in connection.execute(query):
         newest = max(said, seen or said)
-        yield policy, Statistics({Phase(phase): count}, int(participants), newest)
+        yield policy, Statistics({Phase(phase): count}, int(participants), newest, int(stored))
 
 
 # -- rows -------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def status(db: Database = None, as_json: Json = False) -> None:
                     "participants": counted.participants,
                     "participants_per_session": round(counted.participants_per_session, 2),
                     "last_activity": format_instant(counted.last_activity),
+                    "stored_bytes": counted.stored_bytes,
                 }
                 for name, counted in sorted(per_policy.items())
             },
@@ -127,7 +128,13 @@ def status(db: Database = None, as_json: Json = False) -> None:
                 for name, one in sorted(lag.items())
             },
             "usage": [
-                {"policy": one.policy, "event": one.event, "count": one.count} for one in totals
+                {
+                    "policy": one.policy,
+                    "event": one.event,
+                    "count": one.count,
+                    "bytes_freed": one.bytes_freed,
+                }
+                for one in totals
             ],
         }
         if as_json:
@@ -141,7 +148,7 @@ def _show_status(found: dict[str, Any]) -> None:
     columns = ("now", "schema", "position", "next_due", "due_now", "late by")
     print_table("Lapse", columns, [[head[name] for name in columns]], first_to_go=("schema",))
     for title, key, first_to_go in (
-        ("Sessions", "policies", ("participants_per_session", "participants")),
+        ("Sessions", "policies", ("participants_per_session", "participants", "stored_bytes")),
         ("Projections", "projections", ()),
     ):
         rows = found[key]

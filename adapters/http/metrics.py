@@ -49,6 +49,12 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._freed = Gauge(
+            "lapse_bytes_freed",
+            "Bytes that events freed by policy and kind, as far as the usage projection has come.",
+            ("policy", "event"),
+            registry=self._registry,
+        )
         self._stored = Gauge(
             "lapse_stored_bytes", "What all sessions store, sealed.", registry=self._registry
         )
@@ -72,6 +78,8 @@ class Metrics:
         with lapse.engines.read() as connection:
             for total in usage.totals(connection):
                 self._events.labels(total.policy, total.event).set(total.count)
+                if total.bytes_freed:
+                    self._freed.labels(total.policy, total.event).set(total.bytes_freed)
         for name, lag in lapse.projector.lag().items():
             self._behind.labels(name).set(lag.events_behind)
         return generate_latest(self._registry)

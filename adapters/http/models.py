@@ -191,6 +191,7 @@ class SessionView(Answer):
     created_at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
     last_seen_at: str | None = Field(examples=["2026-01-31T12:10:30.000Z"])
     participants: int = Field(examples=[3], description="Present now.")
+    stored_bytes: int = Field(examples=[4_096], description="What it stores, sealed.")
     expires_at: str | None = Field(examples=["2026-01-31T13:10:30.000Z"])
     erases_at: str | None = Field(examples=["2026-02-01T13:10:30.000Z"])
     rule: str | None = Field(examples=["expire-last-seen"])
@@ -396,6 +397,7 @@ class PolicyStatistics(Answer):
     participants: int
     participants_per_session: float
     last_activity: str | None
+    stored_bytes: int
 
 
 class StatisticsView(Answer):

@@ -108,4 +108,5 @@ def _document(counted: active_sessions.Statistics) -> dict[str, Any]:
         "participants": counted.participants,
         "participants_per_session": round(counted.participants_per_session, 2),
         "last_activity": format_instant(counted.last_activity),
+        "stored_bytes": counted.stored_bytes,
     }

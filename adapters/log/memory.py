@@ -789,9 +789,17 @@ class MemoryVault:
         people = self._store.people.get(session_id)
         return people.stored if people is not None else _Stored()
 
-    def data_key(self, session_id: str, tier: Scope, token: str) -> DataKey | None:
+    def data_keys(
+        self, session_id: str, tier: Scope, token: str | None = None
+    ) -> Mapping[str, DataKey]:
         with self._store.lock:
-            return self._stored(session_id).keys.get((tier, token))
+            keys = self._stored(session_id).keys.values()
+            return {k.token: k for k in keys if k.tier is tier and token in (None, k.token)}
+
+    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Collection[str]:
+        with self._store.lock:
+            people = self._store.people.get(session_id, _People())
+            return {token for token in tokens if token in people.members}
 
     def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
         with self._store.lock:

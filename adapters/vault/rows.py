@@ -396,18 +396,28 @@ class SqlVault:
         rows = self._select(query, [name])
         return Invite(bytes(rows[0][0]), *rows[0][1:]) if rows else None
 
-    def data_key(self, session_id: str, tier: Scope, token: str) -> DataKey | None:
+    def data_keys(
+        self, session_id: str, tier: Scope, token: str | None = None
+    ) -> Mapping[str, DataKey]:
+        which = "" if token is None else "AND d.token = {mark}"
         query = (
-            "SELECT k.kek, k.wrapped, d.subject, d.wrapped, s.lookup FROM data_keys d "
+            "SELECT d.token, k.kek, k.wrapped, d.subject, d.wrapped, s.lookup FROM data_keys d "
             "JOIN subject_keys k ON k.partition = d.partition AND k.subject = d.subject "
             "LEFT JOIN subjects s ON s.partition = d.partition AND s.subject = d.subject "
-            "WHERE d.partition = 0 AND d.session_id = {mark} AND d.tier = {mark} "
-            "AND d.token = {mark}"
+            f"WHERE d.partition = 0 AND d.session_id = {{mark}} AND d.tier = {{mark}} {which}"
         )
-        for kek, own, subject, wrapped, lookup in self._rows(query, session_id, str(tier), token):
+        values = (session_id, str(tier)) if token is None else (session_id, str(tier), token)
+        keys = {}
+        for whose, kek, own, subject, wrapped, lookup in self._rows(query, *values):
             person = SubjectKey(bytes(lookup or b""), subject, kek, bytes(own), fresh=False)
-            return DataKey(session_id, tier, token, person, bytes(wrapped))
-        return None
+            keys[whose] = DataKey(session_id, tier, whose, person, bytes(wrapped))
+        return keys
+
+    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Collection[str]:
+        pairs = [(session_id, token) for token in tokens]
+        key = ("session_id", "token")
+        with self._engines.read() as connection:
+            return {row[1] for row in bulk.select_rows(connection, presence, key, key, pairs)}
 
     def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
         if not token:

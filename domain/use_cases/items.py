@@ -20,6 +20,7 @@ from domain.errors import (
     LimitReached,
     NotAllowed,
     ParticipantUnknown,
+    SessionErased,
 )
 from domain.policy import RetentionPolicy, in_force
 from domain.ports import (
@@ -164,16 +165,20 @@ class Items:
             name = f"{actor}\0{session_id}\0{key}"
             item_id = self._keyring.lookup("item", name)[:16].hex()
 
+        head: ItemHead | None = None
+
         def decide(session: Session) -> Decision:
-            return self._storing(session, content, item_id, 0, now, actor)
+            nonlocal head
+            events, changes = self._storing(session, content, item_id, 0, now, actor)
+            head = changes.items[0].head
+            return events, changes
 
         command = named("item", key, content.kind, content.scope)
         self._sessions.command(session_id, now, actor, command, decide)
+        if head is None or key is not None:  # it may have come before, and stands as it did then
+            return self.get(session_id, item_id, now)[0]
         found = self._sessions.find(session_id)
-        item = self._vault.item(session_id, item_id, 0)
-        if item is None:
-            raise ItemUnknown(session_id, item_id)
-        return StoredItem(item.head, self._ends(found, item.head.scope, item.head.stored_at, now))
+        return StoredItem(head, self._ends(found, content.scope, now, now))
 
     def _storing(
         self, session: Session, content: Content, item_id: str, part: int, now: int, actor: str
@@ -250,16 +255,14 @@ class Items:
             raise LimitReached(policy.name, "result", limits.result_bytes or 0)
 
     def _must_take_part(self, session_id: str, tokens: Sequence[str]) -> None:
-        if not tokens:
-            return
-        known = {member.token for member in self._vault.members(session_id)}
+        known = self._vault.taking_part(session_id, tokens) if tokens else ()
         for token in tokens:
             if token not in known:
                 raise ParticipantUnknown(session_id, token)
 
     def _key(self, session_id: str, tier: Scope, token: str, writing: _Writing) -> DataKey:
         """The key that seals this, made if there is none yet."""
-        known = self._vault.data_key(session_id, tier, token)
+        known = self._vault.data_keys(session_id, tier, token).get(token)
         if known is not None:
             return known
         subject = self._vault.subject_of(session_id, token) or writing.joint
@@ -429,21 +432,25 @@ class Items:
         policy = in_force(self._policies.versions(found.session.policy), now).policy
         if not policy.summary or Scope.SUMMARY in view.session.erased:
             raise ItemUnknown(session_id, _SUMMARY)
-        opened = []
-        for partial in self._vault.partials(session_id):
-            key = self._vault.data_key(session_id, Scope.SUMMARY, partial.token)
-            if key is not None:
-                opened.append(bytes(self._keyring.open(key, _SUMMARY, "partial", partial.sealed)))
+        keys = self._vault.data_keys(session_id, Scope.SUMMARY)
+        opened = [
+            bytes(self._keyring.open(keys[one.token], _SUMMARY, "partial", one.sealed))
+            for one in self._vault.partials(session_id)
+            if one.token in keys  # written with their keys; deleted with them meanwhile
+        ]
         figures = self._summaries.figures(policy.summary, opened, found.session.created_at)
         ends = self._ends(found, Scope.SUMMARY, found.session.created_at, now)
         return Figures(view.session.tier, figures, len(opened), ends)
 
     def _readable(self, session_id: str, now: int) -> Found:
         """Raises SessionNotFound, SessionErased, SessionExpired: from then on all is hidden."""
-        session = self._sessions.view(session_id, now).session
+        found = self._sessions.find(session_id)
+        session = self._sessions.seen_as(found, now).session
+        if session.erased_at is not None:
+            raise SessionErased(session_id, session.erased_at)
         if session.expired_at is not None:
             raise self._sessions.over(session, session.expired_at, now)
-        return self._sessions.find(session_id)
+        return found
 
     def _content(
         self, found: Found, item_id: str, part: int, now: int
@@ -459,7 +466,7 @@ class Items:
 
     def _opened(self, session_id: str, item: Item) -> bytearray:
         head = item.head
-        key = self._vault.data_key(session_id, head.scope, head.token)
+        key = self._vault.data_keys(session_id, head.scope, head.token).get(head.token)
         if key is None:
             raise ItemUnknown(session_id, head.item_id)
         return self._keyring.open(key, head.item_id, str(head.part), item.sealed)
