@@ -23,8 +23,8 @@ _HEX = re.compile(r"[0-9a-f]*")
 
 def plain_batch(content: bytes) -> list[tuple[str, str]] | None:
     """(session, participant) of each heartbeat of a batch; None unless it is one of heartbeats that
-    happen now and are as described. A fourth of the time that the models take, which say what is
-    wrong and take everything else."""
+    happen now and are as described. Half the time that the models take, which say what is wrong and
+    take everything else."""
     try:
         body = orjson.loads(content)
         seen = body["seen"]

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -20,7 +20,7 @@ from tests.benchmarks import _wrk
 from tests.benchmarks._http_scale import HttpScale
 from tests.benchmarks._ours import database_of, lapse_on
 from tests.benchmarks._population import populate, settle
-from tests.benchmarks._report import Figure, Row, required
+from tests.benchmarks._report import Figure, Row, compared, required
 from tests.benchmarks._service import Served, Spent, serving, spent
 from tests.benchmarks._sockets import connect, frame, post, until_closed, upgraded
 from tests.servers import PostgresServer
@@ -57,20 +57,27 @@ class Crowd:
 def batched(scale: HttpScale, server: PostgresServer) -> Iterator[Row]:
     """Through `POST /v1/seen`, everybody in turn."""
     what = f"heartbeats of {scale.participants:,} participants in batches of {scale.batch:,}"
-    for each, where in ((IN_A_ROOM, "ten to a session"), (1, "each in their own session")):
-        with _crowd(server, scale, each) as crowd:
-            heartbeats, cost = _send_batches(scale, crowd)
-        yield required(
-            f"{what}, {where}, per CPU-second of the service (peer: promised)",
-            Figure((heartbeats / cost.service,)),
-            BATCHED,
-        )
-        yield _with_database(f"{what}, {where}", heartbeats, cost)
+    with _crowd(server, scale, IN_A_ROOM) as crowd:
+        heartbeats, cost = _send_batches(scale, crowd)
+    in_rooms = Figure((heartbeats / cost.service,))
+    yield required(
+        f"{what}, ten to a session, per CPU-second of the service (peer: promised)",
+        in_rooms,
+        BATCHED,
+    )
+    yield _with_database(f"{what}, ten to a session", heartbeats, cost)
+    with _crowd(server, scale, 1) as crowd:
+        heartbeats, cost = _send_batches(scale, crowd)
+    yield compared(
+        f"{what}, each in their own session, per CPU-second of the service (peer: ten to one)",
+        Figure((heartbeats / cost.service,)),
+        in_rooms,
+    )
 
 
 def one_by_one(scale: HttpScale, server: PostgresServer) -> Iterator[Row]:
     """Over WebSockets that also watch their sessions."""
-    with _crowd(server, scale, 1) as crowd:
+    with _crowd(server, replace(scale, participants=10 * scale.sockets), 1) as crowd:
         heartbeats = scale.sockets * scale.beats
         last = system_clock() + round(PACE * (scale.beats - 1) * SECOND)
         cost = asyncio.run(_send_singly(scale, crowd))
@@ -154,7 +161,9 @@ def _send_batches(scale: HttpScale, crowd: Crowd) -> tuple[int, Spent]:
 
 async def _must_count(crowd: Crowd, body: bytes, size: int) -> None:
     """A batch that the service ignored would be answered fast."""
-    status, answer = await post(await connect(crowd.served), "/v1/seen", crowd.token, body)
+    client = await connect(crowd.served)
+    status, answer = await post(client, "/v1/seen", crowd.token, body)
+    await client.close()
     counted = orjson.loads(answer)
     if (status, counted) != (202, {"counted": size, "ignored": 0}):
         raise RuntimeError(f"heartbeats were not taken: {status}, {counted}")

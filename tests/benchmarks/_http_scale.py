@@ -8,7 +8,8 @@ class HttpScale:
     """seconds: of one run of wrk. participants: who send heartbeats, ten to a session or each in a
     session of their own. batch: heartbeats of one request. sockets: WebSockets that send one after
     the other, `beats` each. alive: sessions beside those that are watched and those that end.
-    watchers, watched: how many watch, and for how many seconds.
+    per_second: appends, and deadlines. watchers, watched: how many watch, and how long; ready: seconds until the first
+    deadline, by which everybody must watch; patience: seconds that Redis gets afterwards.
     """
 
     seconds: int = 10
@@ -18,7 +19,10 @@ class HttpScale:
     beats: int = 30
     alive: int = 10_000
     watchers: int = 200
+    per_second: int = 100
     watched: int = 20
+    ready: int = 20
+    patience: int = 30
 
 
 FULL = HttpScale()
@@ -30,7 +34,10 @@ QUICK = HttpScale(
     beats=5,
     alive=500,
     watchers=20,
+    per_second=20,
     watched=3,
+    ready=12,
+    patience=5,
 )
 TINY = HttpScale(
     seconds=1,
@@ -40,6 +47,9 @@ TINY = HttpScale(
     beats=2,
     alive=20,
     watchers=3,
+    per_second=5,
     watched=1,
+    ready=8,
+    patience=2,
 )
 """For the test that keeps the benchmark alive: nothing that it says about speed means anything."""

@@ -3,6 +3,7 @@ service they measure. RFC 6455 and the event-stream format, no more than Lapse s
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.benchmarks._service import Served
@@ -37,6 +38,11 @@ class Connection:
             pass
         return int(status.split()[1])
 
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
 
 async def connect(served: Served) -> Connection:
     reader, writer = await asyncio.open_connection(served.host, served.port)
@@ -69,10 +75,10 @@ async def until_closed(one: Connection) -> None:
                 length = int.from_bytes(await one.reader.readexactly(2))
             await one.reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
-            return
+            break
         if first & 0xF == _CLOSE:
-            one.writer.close()
-            return
+            break
+    await one.close()
 
 
 # -- HTTP -------------------------------------------------------------------------------------

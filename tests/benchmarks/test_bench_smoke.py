@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import _http_scale, _wrk, http, log
 from tests.benchmarks import _report as report
-from tests.benchmarks import log
 from tests.benchmarks._scale import TINY
 from tests.servers import PostgresServer
 
@@ -30,6 +30,20 @@ def test_each_part_of_the_benchmark_compares_ours_with_a_peer(
         assert row.ours is not None
         assert row.peer is not None
         assert min(row.ours, row.peer) > 0
+
+
+@pytest.mark.parametrize(
+    "part", [part for part in http.PARTS if part in ("sockets", "live") or _wrk.is_installed()]
+)
+def test_each_part_of_the_benchmark_of_http_has_figures(
+    part: str, postgres_server: PostgresServer
+) -> None:
+    """A service is started, asked and measured; parts that want `wrk` run where it is installed."""
+    rows = list(http.PARTS[part](_http_scale.TINY, postgres_server))
+    assert rows
+    for row in rows:
+        assert row.ours is not None
+        assert row.ours > 0
 
 
 def test_the_benchmark_prints_the_rows_that_its_readers_expect() -> None:
