@@ -8,8 +8,9 @@ class HttpScale:
     """seconds: of one run of wrk. participants: who send heartbeats, ten to a session or each in a
     session of their own. batch: heartbeats of one request. sockets: WebSockets that send one after
     the other, `beats` each. alive: sessions beside those that are watched and those that end.
-    per_second: appends, and deadlines. watchers, watched: how many watch, and how long; ready: seconds until the first
-    deadline, by which everybody must watch; patience: seconds that Redis gets afterwards.
+    watchers, watched: how many watch, and for how many seconds. per_second: appends, and deadlines.
+    ready: seconds until the first deadline, by which everybody must watch. patience: seconds that
+    Redis gets afterwards.
     """
 
     seconds: int = 10
@@ -21,7 +22,7 @@ class HttpScale:
     watchers: int = 200
     per_second: int = 100
     watched: int = 20
-    ready: int = 20
+    ready: int = 30
     patience: int = 30
 
 
@@ -36,7 +37,7 @@ QUICK = HttpScale(
     watchers=20,
     per_second=20,
     watched=3,
-    ready=12,
+    ready=20,
     patience=5,
 )
 TINY = HttpScale(
@@ -49,7 +50,7 @@ TINY = HttpScale(
     watchers=3,
     per_second=5,
     watched=1,
-    ready=8,
+    ready=20,
     patience=2,
 )
 """For the test that keeps the benchmark alive: nothing that it says about speed means anything."""
