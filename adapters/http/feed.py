@@ -152,8 +152,10 @@ class Feed:
         watcher.position = after
         while True:
             watcher.woken.clear()
+            closed = self._closed
             found = self._newer(watcher)
-            if found is None:
+            if found is None or (closed and not found):
+                # When it ended, the reader may not have come to the last commits.
                 found = await run_in_threadpool(self._log.read, watcher.position, PAGE)
             for one in found:
                 watcher.position = one.position
@@ -163,7 +165,7 @@ class Feed:
                 yield watcher.passing.popleft()
             if found:
                 continue
-            if self._closed:
+            if closed:
                 return
             try:
                 async with asyncio.timeout(max(0.0, patience())):
