@@ -17,7 +17,7 @@ def answers(
     site: Site, path: str, content: bytes, token: str | None
 ) -> Sequence[tuple[int, Mapping[str, str], Any]]:
     """(status, headers, body) the short way and the usual way."""
-    found = []
+    found: list[tuple[int, Mapping[str, str], Any]] = []
     for kind in (PLAIN, USUAL):
         headers = {"Content-Type": kind}
         if token is not None:

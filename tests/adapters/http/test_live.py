@@ -1,5 +1,6 @@
 """What those who watch are told, and when."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from adapters.http.feed import Feed, Passing
 from adapters.http.server import bind, serving, url_of
 from domain.policy import DAY, HOUR, MINUTE, SECOND
 from tests.adapters.http.conftest import Site
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, wait_until
 
 PATIENCE = 20.0
 
@@ -294,3 +295,27 @@ def test_heartbeats_of_many_are_written_together(site: Site, live: str) -> None:
     with ThreadPoolExecutor(20) as pool:
         assert set(pool.map(beat, tokens)) == {202}
     assert {one.last_seen_at for one in site.lapse.vault.members(session)} == {site.now}
+
+
+def test_a_watcher_sleeps_while_others_are_appended(site: Site) -> None:
+    """Only what it watches wakes it; it is still not behind the log."""
+    session = site.session()
+    app: Any = site.client.app
+    feed: Feed = app.state.feed
+
+    async def watch() -> None:
+        wait_until(lambda: feed.head == site.lapse.log.head(), 10, "the feed")
+        watcher = feed.watch(
+            lambda recorded: recorded.event.originator_id == session, lambda note: False, session
+        )
+        watcher.position = feed.head
+        for _ in range(3):
+            site.session()
+        wait_until(lambda: watcher.position == site.lapse.log.head(), 10, "the feed")
+        await asyncio.sleep(0)
+        assert not watcher.woken.is_set()
+        site.lapse.sessions.complete(session, site.now, "test")
+        await asyncio.wait_for(watcher.woken.wait(), 10)
+        assert watcher.position < feed.head
+
+    asyncio.run(watch())
