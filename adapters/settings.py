@@ -11,9 +11,16 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,7 +29,14 @@ from pydantic_settings import (
 )
 
 from adapters.clock import FileClock, system_clock
-from domain.errors import SettingsInvalid
+from adapters.keyring.keks import TransitKey
+from domain.errors import KeyUnavailable, SettingsInvalid
+from domain.policy import DAY, MINUTE, format_duration, parse_duration
+
+LONGEST_ROTATION = 30 * DAY
+LONGEST_WINDOW = 28 * DAY
+
+_TRANSIT_PATH = re.compile(r"/v1/(?P<mount>[\w/.-]+)/keys/(?P<name>[\w.-]+)")
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -52,8 +66,31 @@ class Settings(BaseSettings):
     )
     key_url: str = Field(
         default_factory=_default_keys,
-        description="Folder of the key files, file:///path. Never below the database's folder: a "
+        description="Folder of the key files, file:///path, or a key of HashiCorp Vault, "
+        "vault+https://host:port/v1/transit/keys/NAME. The folder is never below the database's: a "
         "copy of that folder would then hold both the sealed data and its keys.",
+    )
+    vault_token: SecretStr | None = Field(
+        default=None,
+        description="Token for HashiCorp Vault that may use the key.",
+    )
+    vault_token_file: Path | None = Field(
+        default=None,
+        description="File with that token; read again when Vault refuses it, as agents renew it.",
+    )
+    vault_ca_file: Path | None = Field(
+        default=None,
+        description="Certificate authorities (PEM) that Vault's certificate must come from; by "
+        "default those of the machine.",
+    )
+    key_rotation: str = Field(
+        default="24h",
+        description="Age at which the key-encryption key is replaced, 1m to 30d.",
+    )
+    restore_window: str = Field(
+        default="7d",
+        description="How long a replaced key-encryption key is kept, 1m to 28d: the age of the "
+        "oldest backup of the database that can be restored. Then it is destroyed.",
     )
     policy_file: Path | None = Field(
         default=None,
@@ -190,16 +227,63 @@ class Settings(BaseSettings):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
         return tuple(sources)
 
+    @field_validator("key_rotation", "restore_window")
+    @classmethod
+    def _is_a_term(cls, value: str, checked: ValidationInfo) -> str:
+        longest = LONGEST_ROTATION if checked.field_name == "key_rotation" else LONGEST_WINDOW
+        if not MINUTE <= parse_duration(value) <= longest:
+            raise ValueError(f"must be from 1m to {format_duration(longest)}")
+        return value
+
     @property
-    def key_folder(self) -> Path:
-        """The folder behind `key_url`. Raises SettingsInvalid."""
+    def key_store(self) -> Path | TransitKey:
+        """What is behind `key_url`: a folder, or a key of Vault. Raises SettingsInvalid."""
         parts = urlsplit(self.key_url)
+        if parts.scheme == "vault+https":
+            return self._transit_key(parts)
         if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
             raise SettingsInvalid(
-                "LAPSE_KEY_URL: write file:///folder, an absolute path; other key stores are not "
-                "part of this version"
+                "LAPSE_KEY_URL: write file:///folder, an absolute path, or "
+                "vault+https://host:port/v1/transit/keys/NAME"
             )
         return Path(unquote(parts.path))
+
+    @property
+    def key_folder(self) -> Path:
+        """The folder behind `key_url`. Raises SettingsInvalid if it is none."""
+        store = self.key_store
+        if not isinstance(store, Path):
+            raise SettingsInvalid("LAPSE_KEY_URL: this needs a key folder, file:///path")
+        return store
+
+    def _transit_key(self, parts: SplitResult) -> TransitKey:
+        path = _TRANSIT_PATH.fullmatch(unquote(parts.path))
+        if path is None or not parts.hostname or "@" in parts.netloc or parts.query:
+            raise SettingsInvalid(
+                "LAPSE_KEY_URL: write vault+https://host:port/v1/transit/keys/NAME, with the mount "
+                "of the Transit engine in the place of `transit`; the token goes into "
+                "LAPSE_VAULT_TOKEN or LAPSE_VAULT_TOKEN_FILE"
+            )
+        if (self.vault_token is None) == (self.vault_token_file is None):
+            raise SettingsInvalid(
+                "LAPSE_KEY_URL names Vault: set one of LAPSE_VAULT_TOKEN, LAPSE_VAULT_TOKEN_FILE"
+            )
+        return TransitKey(
+            address=f"https://{parts.netloc}",
+            mount=path["mount"],
+            name=path["name"],
+            token=self._vault_token,
+            ca_file=self.vault_ca_file,
+        )
+
+    def _vault_token(self) -> str:
+        """Raises KeyUnavailable."""
+        if self.vault_token is not None:
+            return self.vault_token.get_secret_value()
+        try:
+            return Path(self.vault_token_file or "").read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            raise KeyUnavailable("the file of LAPSE_VAULT_TOKEN_FILE cannot be read") from None
 
     def make_clock(self) -> Callable[[], int]:
         """The clock this process lives by: a function that answers microseconds."""

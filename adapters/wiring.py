@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.keyring.file_keyring import FileKeyring
+from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring
+from adapters.keyring.rotation import Rotation
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
@@ -20,7 +21,7 @@ from adapters.settings import Settings, environment
 from adapters.vault.rows import SqlVault
 from adapters.vault.summaries import AggregateSummaries, check_aggregates
 from domain.errors import PolicyInvalid, Problem, SchemaTooOld, SettingsInvalid
-from domain.policy import RetentionPolicy, parse
+from domain.policy import RetentionPolicy, parse, parse_duration
 from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
 from domain.use_cases.sessions import Sessions
@@ -38,7 +39,7 @@ class Lapse:
     engines: Engines
     log: SqlLog
     vault: SqlVault
-    keyring: FileKeyring
+    keyring: Keyring
     policies: PolicyBook
     sessions: Sessions
     items: Items
@@ -48,6 +49,17 @@ class Lapse:
 
     def clock(self) -> int:
         return self.settings.make_clock()()
+
+    def rotation(self) -> Rotation:
+        """What rotates the keys of this database."""
+        return Rotation(
+            self.engines,
+            self.keyring,
+            self.clock,
+            self.holder,
+            every=parse_duration(self.settings.key_rotation),
+            restore_window=parse_duration(self.settings.restore_window),
+        )
 
 
 @contextmanager
@@ -85,8 +97,8 @@ def open_lapse(
         require_database(settings)
     with open_database(settings) as engines:
         require_current(engines, create=create)
-        keyring = open_keyring(engines, settings.key_folder, database)
-        log = SqlLog(engines, clock)
+        keyring = open_keyring(engines, settings.key_store, database, clock())
+        log = SqlLog(engines, clock, erased=keyring.forget_subjects)
         try:
             book = PolicyBook(log)
             if create:
@@ -111,6 +123,7 @@ def open_lapse(
             )
         finally:
             log.close()
+            keyring.close()
 
 
 def settle_memory() -> None:

@@ -280,6 +280,13 @@ class KeyUnavailable(LapseError):
     """The key store is missing, unreadable or not the one this database was sealed with."""
 
 
+class RotationHeld(LapseError):
+    """Another process rotates the keys."""
+
+    def __str__(self) -> str:
+        return "another process is rotating the keys: `lapse key status` says how far they are"
+
+
 class SealBroken(LapseError):
     """A sealed value does not open under its key: it was changed or moved."""
 

@@ -23,6 +23,7 @@ from domain.errors import (
     LapseError,
     PolicyInvalid,
     PolicyUnknown,
+    RotationHeld,
     SchemaTooNew,
     SchemaTooOld,
     SettingsInvalid,
@@ -42,6 +43,7 @@ _CODES: dict[type[LapseError], int] = {
     SchemaTooOld: REFUSED,
     ClockHeld: REFUSED,
     Conflict: REFUSED,
+    RotationHeld: REFUSED,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import demo, imports, look, operate, policies, serving, tokens
+from adapters.cli import demo, imports, keys, look, operate, policies, serving, tokens
 from adapters.wiring import settle_memory
 
 EXIT_CODES = (
@@ -71,6 +71,11 @@ policy.command(
     epilog=_example("policy apply policies.toml --effective-from 2027-01-01T00:00:00Z"),
 )(policies.apply)
 app.add_typer(policy, name="policy")
+
+key = typer.Typer(no_args_is_help=True, help="The keys that wrap all others.")
+key.command("status", epilog=_example("key status --json"))(keys.status)
+key.command("rotate", epilog=_example("key rotate"))(keys.rotate)
+app.add_typer(key, name="key")
 
 db = typer.Typer(no_args_is_help=True, help="The database: schema, checks, rebuilding.")
 db.command("upgrade", epilog=_example("db upgrade --db postgresql://localhost/lapse"))(

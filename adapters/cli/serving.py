@@ -1,10 +1,11 @@
 """`lapse serve`: the HTTP API, the scheduler and the projections, until it is told to stop."""
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -28,7 +29,7 @@ from domain.ports import SweepCount
 _log = structlog.get_logger(component="serve")
 
 REFRESH_SECONDS = 1.0
-"""How often a process without a scheduler reads the policies again."""
+"""How often a process without a scheduler reads the policies again, and keys are looked at."""
 PARTS = ("api", "worker")
 
 
@@ -61,6 +62,7 @@ def serve(
     with refusals():
         if only not in (None, *PARTS):
             raise SettingsInvalid(f"--only must be {' or '.join(PARTS)}")
+        _dump_no_core()
         if ready_file is not None:
             _remove(ready_file)  # of a service that was killed: nobody may take it for this one
         try:
@@ -71,6 +73,11 @@ def serve(
                 _remove(ready_file)
         if as_json:
             print_json({"swept": sweep_document(swept)})
+
+
+def _dump_no_core() -> None:
+    """What a core dump would write to disk is keys and names."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _serve(
@@ -88,8 +95,13 @@ def _serve(
         signal.signal(number, on_signal)
     url, ticker = None, None
     with ExitStack() as parts:
+        parts.enter_context(repeating("forget-keys", lapse.keyring.forget_old, REFRESH_SECONDS))
         if only != "api":
             ticker = parts.enter_context(_working(lapse, stop))
+            # In a thread of its own: moving many keys takes a while, and sweeps must not wait.
+            rotation = lapse.rotation()
+            parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
+            parts.enter_context(closing(rotation))  # told to end before it is waited for
         else:
             # A scheduler reads the policies every second; without one somebody else must.
             parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))

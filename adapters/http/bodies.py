@@ -9,7 +9,7 @@ from hmac import compare_digest
 from starlette.requests import Request
 
 from adapters.http.problems import Refused
-from adapters.keyring.sealing import overwrite
+from adapters.keyring.aead import wipe
 
 
 class InFlight:
@@ -50,7 +50,7 @@ class InFlight:
                 body += part
             yield body
         finally:
-            overwrite(body)
+            wipe(body)
             self._give(session_id, size)
 
     def _take(self, session_id: str, size: int) -> None:

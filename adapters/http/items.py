@@ -32,7 +32,7 @@ from adapters.http.models import (
 from adapters.http.problems import Refused
 from adapters.http.service import Service, names_what_was_read, the_service, view_document
 from adapters.http.tokens import Principal
-from adapters.keyring.sealing import overwrite
+from adapters.keyring.aead import wipe
 from domain.errors import StoreError
 from domain.session import Scope
 from domain.use_cases.items import CHUNK, Content, Ends, StoredItem, StoredUpload
@@ -107,7 +107,7 @@ async def store(
         try:
             stored = await run_in_threadpool(_store, here, who, session_id, content, key)
         finally:
-            overwrite(content.plaintext)
+            wipe(content.plaintext)
     location = {"Location": f"/v1/sessions/{session_id}/items/{stored.head.item_id}"}
     return _json(_item_document(session_id, stored), 201, location)
 
@@ -196,7 +196,7 @@ def item(
         document = _item_document(session_id, stored)
         return _json({**document, "records": orjson.loads(plaintext)}, 200, _HARMLESS)
     finally:
-        overwrite(plaintext)
+        wipe(plaintext)
 
 
 # -- summaries --------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def chunk(
     try:
         return Response(bytes(plaintext), media_type="application/octet-stream", headers=_HARMLESS)
     finally:
-        overwrite(plaintext)
+        wipe(plaintext)
 
 
 @router.get(
@@ -350,7 +350,7 @@ def upload_content(
 def _sent(chunks: Iterable[bytearray]) -> Iterator[bytes]:
     for plaintext in chunks:
         yield bytes(plaintext)
-        overwrite(plaintext)
+        wipe(plaintext)
 
 
 # -- documents --------------------------------------------------------------------------------

@@ -239,18 +239,24 @@ def open_signing_key(folder: Path) -> OKPKey:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             return _read_key(path)
-        kid = f"lapse-{secrets.token_hex(8)}"
-        key = OKPKey.generate_key("Ed25519", parameters={"kid": kid, "use": "sig"})
+        key = new_signing_key()
         with os.fdopen(descriptor, "wb") as file:
-            file.write(orjson.dumps(key.as_dict(private=True)))
+            file.write(key)
             file.flush()
             os.fsync(file.fileno())
-        return key
+        return OKPKey.import_key(orjson.loads(key))
     except OSError as error:
         raise KeyUnavailable(
             f"the key that signs tokens, {path.name} in the key folder, cannot be read or made "
             f"({error.strerror})"
         ) from None
+
+
+def new_signing_key() -> bytes:
+    """A key that signs tokens, as a JSON Web Key (RFC 7517)."""
+    kid = f"lapse-{secrets.token_hex(8)}"
+    key = OKPKey.generate_key("Ed25519", parameters={"kid": kid, "use": "sig"})
+    return orjson.dumps(key.as_dict(private=True))
 
 
 def _read_key(path: Path) -> OKPKey:

@@ -1,90 +1,177 @@
-"""The keyring with its key-encryption key (KEK) in a file outside the database.
-
-KEK -> subject key -> data key; one data key per session, tier and token. Everything is AES-256-GCM
-(NIST SP 800-38D) with a random 96-bit nonce before the ciphertext, and additional data that names
-what the value is and where it belongs: a sealed value that is moved or changed does not open.
+"""Key-encryption keys (KEKs) in a file outside the database.
 
 The key file is JSON, mode 0600, in a folder of mode 0700 that must not lie under the folder of the
 database, or a copy of that one would hold both. It is named after the random id of its store, and
 the database keeps a check value of every KEK it uses: a key file that is missing, foreign or
 damaged is refused at the start. New keys are made only for a store that has none.
+
+A rotation writes the whole file anew under another name and renames it, so that a crash leaves the
+old one or the new one; a lock file keeps two rotators apart. Processes that have it open notice.
 """
 
-import hashlib
+import fcntl
 import hmac
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from adapters.keyring.sealing import Sealing
+from adapters.keyring.aead import KEY, seal, unseal, wiping
+from adapters.keyring.keks import Kek, Placed, WrappedKey
+from adapters.keyring.keyring import Keyring
 from domain.errors import KeyUnavailable, SealBroken
-from domain.ports import SubjectKey
 
-_NONCE = 12
-_KEY = 32
-_FORMAT = "lapse/keys/v1"
+_FORMAT = "lapse/keys/v2"
+_FIRST_FORMAT = "lapse/keys/v1"  # keks are keys alone, without times
 
 
 @dataclass(frozen=True)
-class KeyFile:
-    """What a key file holds. keks: id -> key, the newest last. lookup_secret: for keyed hashes."""
+class FileKek:
+    """A KEK and what is known of it; see `Kek`."""
+
+    key: bytes
+    created_at: int | None
+    retired_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a key file holds. keks: the newest last. lookup_secret: for keyed hashes."""
 
     store: str
-    keks: dict[str, bytes]
+    keks: Mapping[str, FileKek]
     lookup_secret: bytes
 
-    @property
-    def current(self) -> str:
-        return list(self.keks)[-1]
 
-    def check_value(self, kek: str) -> bytes:
-        """What the database keeps to recognise a KEK by, without learning it."""
-        return hmac.digest(self.keks[kek], b"lapse/kek-check/v1" + self.store.encode(), "sha256")
+class KeyFile:
+    """The KEKs of one store, in a file; `adapters.keyring.keks.KekProvider`."""
+
+    def __init__(self, path: Path, content: Content) -> None:
+        self._path = path
+        self._content = content
+        self._seen = _signature(path)
+
+    @property
+    def lookup_secret(self) -> bytes:
+        return self._content.lookup_secret
+
+    def keks(self) -> Sequence[Kek]:
+        keks = self._newest().keks
+        return [Kek(name, one.created_at, one.retired_at) for name, one in keks.items()]
+
+    def look_again(self) -> None:
+        """The file is looked at for every answer."""
+
+    def wrap(self, keys: Sequence[Placed]) -> list[WrappedKey]:
+        keks = self._newest().keks
+        current = list(keks)[-1]
+        return [
+            WrappedKey(place, current, seal(keks[current].key, key, place)) for place, key in keys
+        ]
+
+    def unwrap(self, keys: Sequence[WrappedKey]) -> list[bytearray]:
+        return [unseal(self._kek(one.kek), one.wrapped, one.place) for one in keys]
+
+    def rewrap(self, keys: Sequence[WrappedKey]) -> list[WrappedKey | None]:
+        return [self._rewrapped(one) for one in keys]
+
+    def _rewrapped(self, one: WrappedKey) -> WrappedKey | None:
+        try:
+            (key,) = self.unwrap([one])
+        except (KeyUnavailable, SealBroken):
+            return None
+        with wiping(key):
+            return self.wrap([(one.place, key)])[0]
+
+    def rotate(self, now: int) -> str:
+        name = secrets.token_hex(16)
+        fresh = FileKek(secrets.token_bytes(KEY), created_at=now)
+        self._change(lambda keks: {**keks, name: fresh})
+        return name
+
+    def retire(self, keks: Collection[str], now: int) -> None:
+        self._change(
+            lambda known: {
+                name: replace(one, retired_at=now) if name in keks else one
+                for name, one in known.items()
+            }
+        )
+
+    def destroy(self, keks: Collection[str]) -> Collection[str]:
+        gone = set(keks) - {self.keks()[-1].id}
+        self._change(lambda known: {n: one for n, one in known.items() if n not in gone})
+        return gone
+
+    def check_value(self) -> tuple[str, bytes]:
+        name = self.keks()[-1].id
+        return name, self._check_value(name)
+
+    def recognises(self, kek: str, check: bytes) -> bool:
+        known = kek in self._content.keks or kek in self._newest().keks
+        return known and hmac.compare_digest(self._check_value(kek), check)
+
+    def close(self) -> None:
+        """Nothing stays open between two uses."""
 
     def lookup_check_value(self) -> bytes:
-        """The same for the secret under which names are found again."""
-        message = b"lapse/lookup-check/v1" + self.store.encode()
-        return hmac.digest(self.lookup_secret, message, "sha256")
+        """What the database keeps to recognise the secret by under which names are found again."""
+        message = b"lapse/lookup-check/v1" + self._content.store.encode()
+        return hmac.digest(self._content.lookup_secret, message, "sha256")
+
+    def _check_value(self, kek: str) -> bytes:
+        message = b"lapse/kek-check/v1" + self._content.store.encode()
+        return hmac.digest(self._content.keks[kek].key, message, "sha256")
+
+    def _kek(self, name: str) -> bytes:
+        known = self._content.keks.get(name) or self._newest().keks.get(name)
+        if known is None:
+            raise KeyUnavailable(f"key-encryption key {name} is not in the key store")
+        return known.key
+
+    def _newest(self) -> Content:
+        """What the file says now, if it can be read and is still the same store's: one that was
+        taken away while we work does not end our work."""
+        signature = _signature(self._path)
+        if signature != self._seen:
+            try:
+                content = _read(self._path, self._content.store)
+            except KeyUnavailable:
+                return self._content
+            if content.lookup_secret == self._content.lookup_secret:
+                self._content, self._seen = content, signature
+        return self._content
+
+    def _change(self, change: Callable[[Mapping[str, FileKek]], Mapping[str, FileKek]]) -> None:
+        """Write the file anew, while no other process does. Raises KeyUnavailable."""
+        with _locked(self._path):
+            content = _read(self._path, self._content.store)
+            changed = replace(content, keks=change(content.keks))
+            _replace(self._path, _encoded(changed))
+            self._content, self._seen = changed, _signature(self._path)
 
 
-def create_key_file(folder: Path, store: str) -> KeyFile:
+class FileKeyring(Keyring):
+    """A keyring whose KEKs are in a file."""
+
+    def __init__(self, keys: KeyFile) -> None:
+        super().__init__(keys, keys.lookup_secret)
+
+
+def create_key_file(folder: Path, store: str, now: int | None = None) -> KeyFile:
     """Make the keys of a new store. Raises KeyUnavailable if they cannot be kept safely."""
-    keys = KeyFile(
-        store, {secrets.token_hex(8): secrets.token_bytes(_KEY)}, secrets.token_bytes(_KEY)
-    )
-    body = orjson.dumps(
-        {
-            "format": _FORMAT,
-            "store": store,
-            "keks": {name: key.hex() for name, key in keys.keks.items()},
-            "lookup_secret": keys.lookup_secret.hex(),
-        },
-        option=orjson.OPT_INDENT_2,
-    )
-    try:
+    kek = FileKek(secrets.token_bytes(KEY), created_at=now)
+    content = Content(store, {secrets.token_hex(16): kek}, secrets.token_bytes(KEY))
+    path = _path(folder, store)
+    with _writing():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = _path(folder, store)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise KeyUnavailable(
-            f"the key folder of LAPSE_KEY_URL cannot be written ({error.strerror}): "
-            "name a folder that this user may write"
-        ) from None
-    return keys
+        _write(path, _encoded(content))
+        _sync_folder(folder)
+    return KeyFile(path, content)
 
 
 def discard_key_file(folder: Path, store: str) -> None:
@@ -95,13 +182,33 @@ def discard_key_file(folder: Path, store: str) -> None:
 def read_key_file(folder: Path, store: str) -> KeyFile:
     """The keys of a store. Raises KeyUnavailable with what is wrong and what to do."""
     path = _path(folder, store)
+    return KeyFile(path, _read(path, store))
+
+
+def _path(folder: Path, store: str) -> Path:
+    return folder / f"{store}.keys.json"
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever the file is written anew; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read(path: Path, store: str) -> Content:
     try:
         # Not through a link: it could lead below the database's folder, or to another's file.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
+            opened = os.fstat(descriptor)
             body = file.read()
-        folder_mode = folder.stat().st_mode
+        folder_mode = path.parent.stat().st_mode
     except FileNotFoundError:
         raise KeyUnavailable(
             f"the key file {path.name} of this database is missing from the key folder: set "
@@ -112,7 +219,7 @@ def read_key_file(folder: Path, store: str) -> KeyFile:
         raise KeyUnavailable(
             f"the key file {path.name} cannot be read ({error.strerror})"
         ) from None
-    if mode & 0o077:
+    if opened.st_mode & 0o077:
         raise KeyUnavailable(
             f"the key file {path.name} may be read by other users: run chmod 600 on it"
         )
@@ -120,117 +227,107 @@ def read_key_file(folder: Path, store: str) -> KeyFile:
         raise KeyUnavailable(
             "other users may replace what is in the key folder: run chmod 700 on it"
         )
+    content = _decoded(body)
+    if content is None:
+        newest = _signature(path)
+        if newest is not None and newest[0] != opened.st_ino:
+            return _read(path, store)  # overwritten while we read it: a new one took its place
+        raise KeyUnavailable(f"the key file {path.name} is damaged: restore it from its copy")
+    if content.store != store:
+        raise KeyUnavailable(f"the key file {path.name} belongs to another database")
+    return content
+
+
+def _decoded(body: bytes) -> Content | None:
+    """The content of a key file, None if it is damaged."""
     try:
         fields = orjson.loads(body)
-        keys = KeyFile(
-            fields["store"],
-            {name: bytes.fromhex(key) for name, key in fields["keks"].items()},
-            bytes.fromhex(fields["lookup_secret"]),
-        )
-        sound = (
-            fields["format"] == _FORMAT
-            and keys.keks
-            and all(len(key) == _KEY for key in [*keys.keks.values(), keys.lookup_secret])
-        )
+        first = fields["format"] == _FIRST_FORMAT
+        keks = {
+            name: FileKek(bytes.fromhex(one), None) if first else _decoded_kek(one)
+            for name, one in fields["keks"].items()
+        }
+        content = Content(fields["store"], keks, bytes.fromhex(fields["lookup_secret"]))
+        secret = [*(one.key for one in keks.values()), content.lookup_secret]
+        known = fields["format"] in (_FORMAT, _FIRST_FORMAT)
     except (ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise KeyUnavailable(f"the key file {path.name} is damaged: restore it from its copy")
-    if keys.store != store:
-        raise KeyUnavailable(f"the key file {path.name} belongs to another database")
-    return keys
+        return None
+    return content if known and keks and all(len(key) == KEY for key in secret) else None
 
 
-def _path(folder: Path, store: str) -> Path:
-    return folder / f"{store}.keys.json"
+def _decoded_kek(fields: Mapping[str, Any]) -> FileKek:
+    """Raises ValueError, KeyError or TypeError."""
+    times = fields["created_at"], fields["retired_at"]
+    if not all(time is None or type(time) is int for time in times):
+        raise ValueError
+    return FileKek(bytes.fromhex(fields["key"]), *times)
 
 
-class FileKeyring(Sealing):
-    """The keyring behind `domain.ports.Keyring`."""
-
-    def __init__(self, keys: KeyFile) -> None:
-        self._keys = keys
-        self._kek = AESGCM(keys.keks[keys.current])
-
-    def lookup(self, kind: str, name: str) -> bytes:
-        message = kind.encode() + b"\0" + name.encode("utf-8", "surrogateescape")
-        return hmac.digest(self._keys.lookup_secret, message, hashlib.sha256)
-
-    def token(self) -> str:
-        return secrets.token_hex(16)
-
-    def new_subject(self, lookup: bytes) -> SubjectKey:
-        subject = secrets.token_hex(16)
-        wrapped = _seal(self._kek, os.urandom(_KEY), _subject_place(subject))
-        return SubjectKey(lookup, subject, self._keys.current, wrapped, fresh=True)
-
-    def joint_subject(self, session_id: str) -> SubjectKey:
-        wrapped = _seal(self._kek, os.urandom(_KEY), _subject_place(session_id))
-        return SubjectKey(b"", session_id, self._keys.current, wrapped, fresh=True)
-
-    def seal_identity(
-        self, subject: SubjectKey, session_id: str, token: str, identity: str
-    ) -> tuple[bytes, bytes]:
-        data_key = os.urandom(_KEY)
-        place = _identity_place(session_id, token)
-        sealed = _seal(AESGCM(data_key), identity.encode("utf-8", "surrogateescape"), place)
-        subject_key = AESGCM(self._subject_key(subject))
-        return sealed, _seal(subject_key, data_key, _data_key_place(subject, session_id, token))
-
-    def open_identity(
-        self, subject: SubjectKey, session_id: str, token: str, wrapped: bytes, sealed: bytes
-    ) -> str:
-        subject_key = AESGCM(self._subject_key(subject))
-        data_key = _open(subject_key, wrapped, _data_key_place(subject, session_id, token))
-        identity = _open(AESGCM(data_key), sealed, _identity_place(session_id, token))
-        return identity.decode("utf-8", "surrogateescape")
-
-    def _subject_key(self, subject: SubjectKey) -> bytes:
-        if subject.kek not in self._keys.keks:
-            raise KeyUnavailable(f"key-encryption key {subject.kek} is not in the key store")
-        kek = AESGCM(self._keys.keks[subject.kek])
-        return _open(kek, subject.wrapped, _subject_place(subject.subject))
+# -- writing ----------------------------------------------------------------------------------
 
 
-def _subject_place(subject: str) -> bytes:
-    return b"lapse/subject-key/v1\0" + subject.encode()
+def _encoded(content: Content) -> bytes:
+    keks = {
+        name: {"key": one.key.hex(), "created_at": one.created_at, "retired_at": one.retired_at}
+        for name, one in content.keks.items()
+    }
+    fields = {
+        "format": _FORMAT,
+        "store": content.store,
+        "keks": keks,
+        "lookup_secret": content.lookup_secret.hex(),
+    }
+    return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
 
 
-def _data_key_place(subject: SubjectKey, session_id: str, token: str) -> bytes:
-    return b"\0".join(
-        (
-            b"lapse/data-key/v1",
-            subject.subject.encode(),
-            session_id.encode(),
-            b"identity",
-            token.encode(),
-        )
-    )
+def _replace(path: Path, body: bytes) -> None:
+    """Put a new file in the place of the old one, whose bytes are then overwritten: it may hold a
+    KEK that was destroyed."""
+    fresh = path.with_name(f"{path.name}.new")
+    with _writing(), path.open("r+b", buffering=0) as old:
+        fresh.unlink(missing_ok=True)  # of a rotation that was killed
+        _write(fresh, body)
+        fresh.rename(path)
+        _sync_folder(path.parent)
+        old.write(bytes(os.fstat(old.fileno()).st_size))
+        os.fsync(old.fileno())
 
 
-def _identity_place(session_id: str, token: str) -> bytes:
-    """Session, item, field, tier and token: what the design binds every sealed value to."""
-    return b"\0".join(
-        (
-            b"lapse/sealed/v1",
-            session_id.encode(),
-            b"subject-index",
-            b"identity",
-            b"identity",
-            token.encode(),
-        )
-    )
+def _write(path: Path, body: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _seal(key: AESGCM, plaintext: bytes, place: bytes) -> bytes:
-    nonce = os.urandom(_NONCE)
-    return nonce + key.encrypt(nonce, plaintext, place)
-
-
-def _open(key: AESGCM, sealed: bytes, place: bytes) -> bytes:
+def _sync_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
-        return key.decrypt(sealed[:_NONCE], sealed[_NONCE:], place)
-    except (InvalidTag, ValueError):
-        raise SealBroken(
-            "a sealed value does not open: it was changed, moved, or sealed under another key"
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among all who change this key file; a process that ends gives its lock back."""
+    with _writing():
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with _writing():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KeyUnavailable(
+            f"the key folder of LAPSE_KEY_URL cannot be written ({error.strerror}): "
+            "name a folder that this user may write"
         ) from None

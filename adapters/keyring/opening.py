@@ -2,9 +2,9 @@
 
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
-
+from adapters.keyring import known
 from adapters.keyring.file_keyring import (
     FileKeyring,
     KeyFile,
@@ -12,27 +12,58 @@ from adapters.keyring.file_keyring import (
     discard_key_file,
     read_key_file,
 )
+from adapters.keyring.keks import KekProvider, TransitKey
+from adapters.keyring.keyring import Keyring
 from adapters.log.engine import Engines
-from adapters.log.schema import meta
 from domain.errors import KeyUnavailable
 
-_STORE = "store"
-_CHECK = "kek:"
-_LOOKUP_CHECK = "lookup-check"
+if TYPE_CHECKING:
+    from adapters.keyring.transit import TransitKeks
+
+_LOOKUP = "lookup"
+_LOOKUP_SECRET = 32
 
 
-def open_keyring(engines: Engines, folder: Path, database: Path | None) -> FileKeyring:
-    """The keyring for this database. database: its file, if it is one.
+def open_keyring(
+    engines: Engines, keys: Path | TransitKey, database: Path | None, now: int
+) -> Keyring:
+    """The keyring for this database. keys: folder of key files, or a key of Vault. database: its
+    file, if it is one.
 
     A database that was never opened before gets an id and keys of its own. Raises KeyUnavailable.
     """
-    _refuse_beside(folder, database)
-    store = _known_store(engines)
-    if store is None:
-        store = _new_store(engines, folder)
-    keys = read_key_file(folder, store)
-    _compare(engines, keys)
-    return FileKeyring(keys)
+    if isinstance(keys, TransitKey):
+        return _open_transit(engines, keys)
+    _refuse_beside(keys, database)
+    store = known.store_of(engines) or _new_store_in_file(engines, keys, now)
+    file = read_key_file(keys, store)
+    if known.value(engines, known.LOOKUP_CHECK) != file.lookup_check_value():
+        raise KeyUnavailable(
+            "the key file does not hold the lookup secret of this database: restore the key file "
+            "that belongs to it; nothing was changed"
+        )
+    require_known(engines, file)
+    return FileKeyring(file)
+
+
+def store_of(engines: Engines) -> str:
+    """The random id of the store behind a database that was opened before."""
+    return known.store_of(engines) or ""
+
+
+def require_known(engines: Engines, keks: KekProvider) -> None:
+    """Every KEK that the database was sealed with must be there, unchanged.
+
+    Raises KeyUnavailable.
+    """
+    for kek, check in known.checks(engines).items():
+        if not keks.recognises(kek, check):
+            raise KeyUnavailable(
+                f"the key store does not hold key {kek} with which this database was sealed: set "
+                "LAPSE_KEY_URL to the one that does, or restore the key file that belongs to it. A "
+                "backup of the database that is older than LAPSE_RESTORE_WINDOW cannot be opened "
+                "any more; nothing was changed"
+            )
 
 
 def _refuse_beside(folder: Path, database: Path | None) -> None:
@@ -46,65 +77,70 @@ def _refuse_beside(folder: Path, database: Path | None) -> None:
         )
 
 
-def store_of(engines: Engines) -> str:
-    """The random id of the store behind a database that was opened before."""
-    return _known_store(engines) or ""
-
-
-def _known_store(engines: Engines) -> str | None:
-    with engines.read() as connection:
-        row = connection.execute(meta.select().where(meta.c.name == _STORE)).fetchone()
-    return bytes(row.value).decode() if row else None
-
-
-def _new_store(engines: Engines, folder: Path) -> str:
+def _new_store_in_file(engines: Engines, folder: Path, now: int) -> str:
     """Keys first, then the database's knowledge of them: a crash between leaves a spare file."""
     store = secrets.token_hex(8)
-    keys = create_key_file(folder, store)
+    keys = create_key_file(folder, store, now)
     try:
-        with engines.write() as connection:
-            won = _claim(connection, store)
-            if won:
-                for name, check in (
-                    (_CHECK + keys.current, keys.check_value(keys.current)),
-                    (_LOOKUP_CHECK, keys.lookup_check_value()),
-                ):
-                    connection.execute(meta.insert().values(name=name, value=check))
+        won = _claim_for_file(engines, store, keys)
     except BaseException:
         discard_key_file(folder, store)
         raise
     if won:
         return store
     discard_key_file(folder, store)
-    return _known_store(engines) or store
+    return known.store_of(engines) or store
 
 
-def _claim(connection: Connection, store: str) -> bool:
-    """Whether this process is the first to open the database."""
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    claimed = connection.exec_driver_sql(
-        f"INSERT INTO meta (name, value) VALUES ('{_STORE}', {mark}) "  # noqa: S608
-        "ON CONFLICT (name) DO NOTHING",
-        (store.encode(),),
-    )
-    return claimed.rowcount == 1
+def _claim_for_file(engines: Engines, store: str, keys: KeyFile) -> bool:
+    with engines.write() as connection:
+        won = known.claim(connection, store)
+        if won:
+            known.note_check(connection, *keys.check_value())
+            known.put_new(connection, known.LOOKUP_CHECK, keys.lookup_check_value())
+    return won
 
 
-def _compare(engines: Engines, keys: KeyFile) -> None:
-    """Every KEK the database was sealed with must be in the file, and the secret of its lookups,
-    unchanged."""
-    with engines.read() as connection:
-        rows = connection.execute(meta.select().where(meta.c.name.startswith(_CHECK))).fetchall()
-        lookup = connection.execute(meta.select().where(meta.c.name == _LOOKUP_CHECK)).fetchone()
-    if lookup is None or keys.lookup_check_value() != bytes(lookup.value):
-        raise KeyUnavailable(
-            "the key file does not hold the lookup secret of this database: restore the key file "
-            "that belongs to it; nothing was changed"
-        )
-    for row in rows:
-        kek = row.name.removeprefix(_CHECK)
-        if kek not in keys.keks or keys.check_value(kek) != bytes(row.value):
+def _open_transit(engines: Engines, key: TransitKey) -> Keyring:
+    """The secret of the lookups lies wrapped in the database and is unwrapped once: it is used for
+    every request, which Vault should not be."""
+    store = known.store_of(engines)
+    if store is None:
+        store = _new_store_in_transit(engines, key)
+    keks = _transit(engines, key, store)
+    try:
+        require_known(engines, keks)
+        lookup_secret = known.KeptSecrets(engines, keks, store).get(_LOOKUP)
+        if lookup_secret is None:
             raise KeyUnavailable(
-                f"the key file does not hold key {kek} with which this database was sealed: "
-                "restore the key file that belongs to it; nothing was changed"
+                "the secret of the lookups is missing from the database: restore it from a backup"
             )
+    except BaseException:
+        keks.close()
+        raise
+    return Keyring(keks, lookup_secret)
+
+
+def _new_store_in_transit(engines: Engines, key: TransitKey) -> str:
+    store = secrets.token_hex(8)
+    keks = _transit(engines, key, store)
+    try:
+        keks.create()
+        kek, check = keks.check_value()
+        lookup = known.KeptSecrets(engines, keks, store).wrapped(
+            _LOOKUP, secrets.token_bytes(_LOOKUP_SECRET)
+        )
+        with engines.write() as connection:
+            won = known.claim(connection, store)
+            if won:
+                known.note_check(connection, kek, check)
+                known.put_new(connection, *lookup)
+    finally:
+        keks.close()
+    return store if won else known.store_of(engines) or store
+
+
+def _transit(engines: Engines, key: TransitKey, store: str) -> "TransitKeks":
+    from adapters.keyring.transit import TransitKeks  # noqa: PLC0415 - an HTTP client, rarely used
+
+    return TransitKeks(key, store, known.RetiredInDatabase(engines))

@@ -17,7 +17,7 @@ sessions; this way a stale append never takes a slot. docs/decisions/0003.)
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
@@ -137,6 +137,7 @@ class _Batch:
     # Also look for sessions whose state is gone and whose events are still there.
     careful: bool = False
     counters: Sequence[str] = ()
+    gone: Sequence[str] = ()
 
     def refuse(self, index: int, error: Exception) -> None:
         self.answers[index] = error
@@ -152,10 +153,17 @@ class _Batch:
 class SqlLog:
     """The log behind `domain.ports.Log`. Close it to finish what was submitted.
 
-    wall: the wall clock in microseconds, for leases only.
+    wall: the wall clock in microseconds, for leases only. erased: told which subjects are gone,
+    once that is committed.
     """
 
-    def __init__(self, engines: Engines, wall: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        wall: Callable[[], int],
+        erased: Callable[[Collection[str]], None] = lambda subjects: None,
+    ) -> None:
+        self._erased = erased
         self._engines = engines
         self._wall = wall
         self._versions: dict[tuple[str, int], Version] = {}
@@ -266,6 +274,8 @@ class SqlLog:
             break
         if batch.accepted:
             self.wakeups.notify()
+        if batch.gone:
+            self._erased(batch.gone)
         return batch.answers  # type: ignore[return-value]
 
     def _begin(self, appends: Sequence[Append], now: int) -> Sequence[Appended | Exception] | None:
@@ -333,7 +343,7 @@ class SqlLog:
         batch.accepted = [index for index, _ in batch.waiting()]
         accepted = [batch.appends[index] for index in batch.accepted]
         _fold(connection, accepted)
-        vault_rows.write(connection, accepted)
+        batch.gone = vault_rows.write(connection, accepted)
         # Every session of a policy counts on the same row: locked last, so that the rest of two
         # batches goes on side by side.
         _count(connection, accepted, batch.counters)

@@ -107,8 +107,8 @@ def use_invites(connection: Connection, appends: Sequence[Append]) -> set[str]:
     return refused
 
 
-def write(connection: Connection, accepted: Sequence[Append]) -> None:
-    """The vault's part of a batch."""
+def write(connection: Connection, accepted: Sequence[Append]) -> list[str]:
+    """The vault's part of a batch; the subjects who are in no session any more."""
     admitted = [(append.session_id, a) for append in accepted for a in append.changes.admitted]
     _write_index(connection, accepted, admitted)
     _write_presence(connection, accepted, admitted)
@@ -116,7 +116,7 @@ def write(connection: Connection, accepted: Sequence[Append]) -> None:
     bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
     write_stored(connection, accepted)
     delete_stored(connection, accepted)
-    _delete(connection, [append.session_id for append in accepted if append.erases])
+    return _delete(connection, [append.session_id for append in accepted if append.erases])
 
 
 def _lock(
@@ -267,13 +267,14 @@ people wait in a circle. As long as everybody is known nothing need be read back
 costs PostgreSQL and us a fifth less than with a look before."""
 
 
-def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
-    """Everything of these sessions, and subjects who are left in no session, keys included.
+def _delete(connection: Connection, session_ids: Sequence[str]) -> list[str]:
+    """Everything of these sessions, and subjects who are left in no session, keys included; the
+    latter.
 
     Called only for appends that `domain/use_cases/erase.py` marked.
     """
     if not session_ids:
-        return
+        return []
     leaving = _subjects_of(connection, session_ids)
     for table in (presence, subject_index, aliases, invites, data_keys, items, uploads, partials):
         bulk.delete_in(connection, table, "session_id", session_ids)
@@ -286,6 +287,7 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> None:
     gone += session_ids  # joint keys: there the subject is the session itself
     bulk.delete_in(connection, subject_keys, "subject", gone)
     bulk.delete_in(connection, subjects, "subject", gone)
+    return gone
 
 
 # -- the port ---------------------------------------------------------------------------------

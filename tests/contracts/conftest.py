@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contracts.key_stores import KeyStore, open_key_store
 from tests.contracts.stores import SqlStore, Store, open_memory_store, open_sql_store
 from tests.servers import PostgresServer
 
@@ -39,3 +40,10 @@ def postgresql_store(postgres_server: PostgresServer) -> Iterator[SqlStore]:
     with open_sql_store(url) as opened:
         yield opened
     postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["file", "transit"])
+def key_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyStore]:
+    """A place for key-encryption keys; the test runs on each kind."""
+    with open_key_store(request.param, tmp_path) as opened:
+        yield opened

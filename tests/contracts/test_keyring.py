@@ -22,6 +22,7 @@ from tests.contracts.authors import at_once
 from tests.contracts.stores import SqlStore
 
 STORE = "0123456789abcdef"
+NOW = 1_000_000_000
 ADA = "ada.lovelace@example.org"
 
 
@@ -275,6 +276,10 @@ def without_field(name: str) -> Callable[[bytes], bytes]:
     ).encode()
 
 
+def written_kek(key: object, created_at: object = NOW) -> dict[str, object]:
+    return {"key": key, "created_at": created_at, "retired_at": None}
+
+
 KEY_FILE_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda body: b"",
     "cut off": lambda body: body[: len(body) // 2],
@@ -287,10 +292,13 @@ KEY_FILE_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "no keys": changed_field("keks", {}),
     "keys left out": without_field("keks"),
     "keys as a list": changed_field("keks", ["secret"]),
-    "a short key": changed_field("keks", {"a": "00" * 31}),
-    "a long key": changed_field("keks", {"a": "00" * 33}),
-    "a key in no hexadecimal": changed_field("keks", {"a": "secret"}),
-    "a number for a key": changed_field("keks", {"a": 7}),
+    "a key alone": changed_field("keks", {"a": "00" * 32}),
+    "a short key": changed_field("keks", {"a": written_kek("00" * 31)}),
+    "a long key": changed_field("keks", {"a": written_kek("00" * 33)}),
+    "a key in no hexadecimal": changed_field("keks", {"a": written_kek("secret")}),
+    "a number for a key": changed_field("keks", {"a": written_kek(7)}),
+    "a key without times": changed_field("keks", {"a": {"key": "00" * 32}}),
+    "a text for a time": changed_field("keks", {"a": written_kek("00" * 32, "now")}),
     "a short lookup secret": changed_field("lookup_secret", "00"),
     "no lookup secret": without_field("lookup_secret"),
 }
@@ -338,8 +346,8 @@ def test_a_key_file_that_cannot_be_read_is_said(folder: Path, file_keyring: File
 
 def test_a_new_database_gets_keys_and_keeps_them(sql_store: SqlStore, folder: Path) -> None:
     """The first opening makes them, the second reads them."""
-    first = open_keyring(sql_store.engines, folder, None)
-    second = open_keyring(sql_store.engines, folder, None)
+    first = open_keyring(sql_store.engines, folder, None, NOW)
+    second = open_keyring(sql_store.engines, folder, None, NOW)
     assert first.lookup("subject", ADA) == second.lookup("subject", ADA)
     assert len(list(folder.iterdir())) == 1
 
@@ -348,7 +356,7 @@ def test_instances_that_open_a_new_database_at_once_agree(
     sql_store: SqlStore, folder: Path
 ) -> None:
     """One makes the keys, all use them, none is left over."""
-    keyrings = at_once([lambda: open_keyring(sql_store.engines, folder, None)] * 8)
+    keyrings = at_once([lambda: open_keyring(sql_store.engines, folder, None, NOW)] * 8)
     assert not [one for one in keyrings if isinstance(one, Exception)]
     lookups = {one.lookup("subject", ADA) for one in keyrings if isinstance(one, FileKeyring)}
     assert len(lookups) == 1
@@ -357,28 +365,26 @@ def test_instances_that_open_a_new_database_at_once_agree(
 
 def test_a_database_with_data_gets_no_new_keys(sql_store: SqlStore, folder: Path) -> None:
     """If its key file is gone, or the folder is another one, it says so."""
-    open_keyring(sql_store.engines, folder, None)
+    open_keyring(sql_store.engines, folder, None, NOW)
     key_file(folder).unlink()
     for wrong in (folder, folder.with_name("elsewhere")):
         with pytest.raises(KeyUnavailable, match="missing"):
-            open_keyring(sql_store.engines, wrong, None)
+            open_keyring(sql_store.engines, wrong, None, NOW)
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "keks", [{"aaaa": "00" * 32}, None], ids=["other keys", "the same name, another key"]
-)
+@pytest.mark.parametrize("name", ["aaaa", None], ids=["other keys", "the same name, another key"])
 def test_a_key_file_with_other_keys_is_refused(
-    sql_store: SqlStore, folder: Path, keks: dict[str, str] | None
+    sql_store: SqlStore, folder: Path, name: str | None
 ) -> None:
     """It names the right store, but is not what the database was sealed with."""
-    open_keyring(sql_store.engines, folder, None)
+    open_keyring(sql_store.engines, folder, None, NOW)
     path = key_file(folder)
     fields = json.loads(path.read_bytes())
-    fields["keks"] = keks or dict.fromkeys(fields["keks"], "00" * 32)
+    fields["keks"] = {name or next(iter(fields["keks"])): written_kek("00" * 32)}
     path.write_text(json.dumps(fields))
     with pytest.raises(KeyUnavailable, match="does not hold key"):
-        open_keyring(sql_store.engines, folder, None)
+        open_keyring(sql_store.engines, folder, None, NOW)
 
 
 def test_the_keys_may_not_lie_beside_the_database(sql_store: SqlStore, tmp_path: Path) -> None:
@@ -388,9 +394,9 @@ def test_the_keys_may_not_lie_beside_the_database(sql_store: SqlStore, tmp_path:
     (tmp_path / "link").symlink_to(database.parent)
     for folder in (database.parent, database.parent / "keys", tmp_path / "link" / "keys"):
         with pytest.raises(KeyUnavailable, match="LAPSE_KEY_URL"):
-            open_keyring(sql_store.engines, folder, database)
+            open_keyring(sql_store.engines, folder, database, NOW)
         assert list(database.parent.iterdir()) == []
-    open_keyring(sql_store.engines, tmp_path / "keys", database)
+    open_keyring(sql_store.engines, tmp_path / "keys", database, NOW)
 
 
 # -- the keyring without keys -----------------------------------------------------------------
@@ -412,11 +418,11 @@ def test_a_key_file_with_another_lookup_secret_is_refused(
     sql_store: SqlStore, folder: Path
 ) -> None:
     """Nobody would be found again, and everybody would get a second session."""
-    open_keyring(sql_store.engines, folder, None)
+    open_keyring(sql_store.engines, folder, None, NOW)
     path = key_file(folder)
     path.write_bytes(changed_field("lookup_secret", "00" * 32)(path.read_bytes()))
     with pytest.raises(KeyUnavailable, match="lookup secret"):
-        open_keyring(sql_store.engines, folder, None)
+        open_keyring(sql_store.engines, folder, None, NOW)
 
 
 def test_a_key_file_that_is_a_link_is_refused(

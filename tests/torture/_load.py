@@ -132,7 +132,7 @@ def opened(
     log = TellingLog(engines, clock, tell)
     try:
         vault, policies = SqlVault(engines), PolicyBook(log)
-        keyring = open_keyring(engines, keys, file)
+        keyring = open_keyring(engines, keys, file, time.time_ns() // 1000)
         yield Opened(log, vault, policies, Sessions(log, vault, keyring, policies))
     finally:
         log.close()
