@@ -18,6 +18,7 @@ from adapters.cli.output import (
 )
 from adapters.clock import format_instant, parse_instant
 from adapters.settings import environment
+from adapters.vault.summaries import check_aggregates
 from adapters.wiring import (
     OPERATOR,
     configured_policies,
@@ -43,7 +44,9 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file of polic
 
 def read(path: Path | str) -> list[RetentionPolicy]:
     """The policies of a file. Raises PolicyInvalid, SettingsInvalid."""
-    return list(parse(read_policy_file(Path(path)), environment()).values())
+    policies = list(parse(read_policy_file(Path(path)), environment()).values())
+    check_aggregates(policies)
+    return policies
 
 
 def check(file: File, as_json: Json = False) -> None:

@@ -18,6 +18,7 @@ from adapters.http.models import (
 )
 from adapters.http.service import Service, micros, the_service
 from adapters.settings import environment
+from adapters.vault.summaries import check_aggregates
 from domain.policy import RetentionPolicy, from_documents
 from domain.use_cases import policies as use_case
 
@@ -79,4 +80,6 @@ def _view(here: Service, name: str) -> dict[str, Any]:
 
 def _parsed(name: str, document: Mapping[str, Any]) -> RetentionPolicy:
     """Raises PolicyInvalid with the place of every problem."""
-    return from_documents({"policy": {name: dict(document)}}, environment())[name]
+    policy = from_documents({"policy": {name: dict(document)}}, environment())[name]
+    check_aggregates([policy])
+    return policy
