@@ -216,6 +216,8 @@ class Projector:
         total = 0
         while not stop.is_set() and (handled := self._pass(BATCH, None)) is not None:
             total += handled
+            if handled < BATCH:
+                stop.wait(LINGER_SECONDS)
         if total:
             self._out.debug(  # many a second
                 "projections",

@@ -179,24 +179,13 @@ def _as_sqlalchemy_error(
 # -- notifications ----------------------------------------------------------------------------
 
 
-def notify(connection: Any, channel: str) -> None:
+def notify(connection: Any, channel: str, payload: str) -> None:
     """NOTIFY on a driver's connection in autocommit mode.
 
     synchronous_commit off: nothing is lost that would need an fsync.
     """
     with connection.cursor() as cursor:
-        cursor.execute(f"SET synchronous_commit = off; NOTIFY {quoted(channel)}")
-
-
-def listen(connection: Any, channel: str, wake: Callable[[], None], stop: socket.socket) -> None:
-    """Calls `wake` for every notification, until `stop` becomes readable.
-
-    connection: a driver's connection in autocommit mode, used by nobody else.
-    Raises one of ConnectionLost when the connection breaks.
-    """
-    # Woken at first for what was committed before LISTEN took effect.
-    for _ in _notifications(connection, channel, stop, wake):
-        wake()
+        cursor.execute("SET synchronous_commit = off; SELECT pg_notify(%s, %s)", (channel, payload))
 
 
 def hear(
@@ -206,8 +195,11 @@ def hear(
     stop: socket.socket,
     begun: Callable[[], None],
 ) -> None:
-    """Calls `take` with the payload of every notification, until `stop` becomes readable. begun:
-    called once none is missed any more. Otherwise as `listen`."""
+    """Calls `take` with the payload of every notification, until `stop` becomes readable.
+
+    connection: a driver's connection in autocommit mode, used by nobody else. begun: called once
+    none is missed any more. Raises one of ConnectionLost when the connection breaks.
+    """
     for payloads in _notifications(connection, channel, stop, begun):
         for payload in payloads:
             take(payload)

@@ -4,6 +4,7 @@ A wake-up is only a hint: it says "look again", never what happened, and may com
 not at all. Readers therefore also look on their own once a second (`POLL_SECONDS`).
 """
 
+import secrets
 import selectors
 import socket
 import sqlite3
@@ -44,6 +45,7 @@ class Wakeups:
         self._closed = Event()
         self._sender: Thread | None = None
         self._watcher: Listener | None = None
+        self._name = secrets.token_hex(8)
 
     def listen(self, listener: Event) -> None:
         """From now on `listener` is set after every commit, until `unlisten`."""
@@ -93,9 +95,16 @@ class Wakeups:
 
     def _watch(self, connection: Any, stop: socket.socket) -> None:
         if self._engines.dialect == "postgresql":
-            postgres.listen(connection, self._channel, self._wake_all, stop)
+            # Woken at first for what was committed before LISTEN took effect.
+            postgres.hear(connection, self._channel, self._hear, stop, self._wake_all)
         else:
             _watch_data_version(connection, self._wake_all, stop)
+
+    def _hear(self, sender: str) -> None:
+        """Whoever sent it themselves has been told already: looking twice at each commit cost a
+        tenth of a busy service."""
+        if sender != self._name:
+            self._wake_all()
 
     def _send(self) -> None:
         """Outside the writers' transactions: a NOTIFY inside takes a lock on the whole database at
@@ -105,7 +114,7 @@ class Wakeups:
             try:
                 if connection is None:
                     connection = self._engines.detached()
-                postgres.notify(connection, self._channel)
+                postgres.notify(connection, self._channel, self._name)
             except (StoreError, *postgres.ConnectionLost):
                 close_quietly(connection)  # the readers' own poll stands in
                 connection = None
