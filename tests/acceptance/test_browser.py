@@ -185,6 +185,27 @@ class TestReadingRoom:
             host.clock.run_for(1_000)
             expect(host).to_have_url(f"{service.url}/examples/")
 
+    @pytest.mark.row("P2.4")
+    def test_a_page_that_hears_nothing_looks_every_five_minutes(
+        self, browser: Browser, site: Installation
+    ) -> None:
+        """Its stream and its heartbeats get lost, and nothing sweeps: it asks by itself."""
+        site.now = START
+        site.lapse("db", "upgrade")
+        with (
+            site.serving("--only", "api", "--port", "0", LAPSE_EXAMPLES="true") as service,
+            visitor(browser, site) as host,
+        ):
+            host.route(re.compile("/(seen|watch)$"), lambda route: route.abort())
+            made = self.open_room(host, site, service)
+            stop_time(host)
+            path = f"/v1/sessions/{session_of(service, made, 'reading-room')}"
+            site.now = before(ask(service, made, path)["expires_at"], minutes=0)
+            host.clock.run_for(4 * 60_000)
+            expect(host.get_by_role("list", name="Who is here")).to_be_visible()
+            host.clock.run_for(60_000)
+            expect(host.get_by_role("heading", name="This room is closed")).to_be_focused()
+
     def test_a_page_that_was_cut_off_misses_nothing(
         self, browser: Browser, site: Installation, service: Running
     ) -> None:

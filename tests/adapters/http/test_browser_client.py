@@ -369,7 +369,6 @@ class TestLive:
         service.waiting_until(lambda: service.run("return opened") == 2, 500)
         service.run("session.stop()")
 
-    @pytest.mark.row("P2.4")
     def test_the_expiry_is_looked_at_every_five_minutes(self, service: Service) -> None:
         """At once and then on time; what is over is told once, with what can be done."""
         service.on("GET", "/watch", {})  # the stream never comes
@@ -421,7 +420,6 @@ class TestLive:
         service.wait(30 * SECOND)
         service.asked_so_often(6, "POST", "/seen")
 
-    @pytest.mark.row("P2.7")
     def test_a_warning_is_told_once_per_deadline(self, service: Service) -> None:
         """Whether the policy's event, the service's notice or the look says so first."""
         deadline = START + timedelta(minutes=60)
@@ -577,7 +575,6 @@ class TestUpload:
         for index in range(5):
             service.on("PUT", f"/chunks/{index}", ok({"index": index}, 201))
 
-    @pytest.mark.row("P3.1")
     def test_a_file_is_sent_whole_in_chunks_with_their_hashes(self, service: Service) -> None:
         """The bytes, their SHA-256 and the progress are those of the file."""
         self.begin(service)
@@ -603,7 +600,6 @@ class TestUpload:
             "participants": [ANN],
         }
 
-    @pytest.mark.row("P3.1")
     def test_what_the_service_has_is_not_sent_again(self, service: Service) -> None:
         """By the upload's id, also from another page and after days."""
         self.begin(service, first={"received": [0, 2, 4]})
