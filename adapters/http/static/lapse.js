@@ -179,6 +179,8 @@ export class Session {
   /** @type {'alive' | 'expired' | 'erased'} */
   #phase = 'alive';
   #watching = false;
+  /** @type {string | undefined} the id of the last event */
+  #last;
   #warned = new Set();
   /** @type {string[]} */
   #dropped = [];
@@ -392,8 +394,9 @@ export class Session {
   /**
    * Hear of the session until it is over. A connection that is cut is opened again, and goes on
    * behind the last event that came. @param {{after?: string, signal?: AbortSignal}} [options]
+   *   after: an event's id, by default that of the last one heard
    */
-  async watch({ after, signal } = {}) {
+  async watch({ after = this.#last, signal } = {}) {
     let last = after;
     let failures = 0;
     for (;;) {
@@ -412,7 +415,7 @@ export class Session {
         if (failures > 0 && last === undefined) this.#background(this.check());
         for await (const { kind, id, data } of readEvents(stream.body, heard)) {
           failures = 0;
-          last = id ?? last;
+          this.#last = last = id ?? last;
           if (data !== null) this.#hear({ kind, id, data: JSON.parse(data) });
         }
       } catch (error) {
@@ -420,6 +423,7 @@ export class Session {
         if (error instanceof LapseError && !error.isTransient) throw error;
       } finally {
         clearTimeout(timer);
+        silence.abort(); // whatever ended it, the connection is not left open
       }
       if (signal?.aborted || this.#phase === 'erased') return;
       failures += 1;

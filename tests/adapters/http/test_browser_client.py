@@ -168,10 +168,10 @@ def service(browser: Browser) -> Iterator[Service]:
     """A page with a session of Ann's, whose time stands still."""
     with browser.new_context() as context, opened(context) as page:
         found = Service(page)
-        page.clock.install(time=START)
+        page.clock.install(time=START - timedelta(hours=1))
         page.route("**/*", found.handle)
         page.goto(f"{ORIGIN}/")
-        page.clock.pause_at(START + timedelta(seconds=1))
+        page.clock.pause_at(START)
         found.on("GET", "/expiry", ok(ALIVE))
         found.on("GET", ID, ok(ALIVE))
         found.on("GET", "/watch", stream("retry: 1000\n\n"))
@@ -308,6 +308,21 @@ class TestLive:
         assert ids[:3] == [None, "e:8", "e:9"]
         events = [what for name, what in service.told if name == "Event"]
         assert events == ["joined", "seen", "left"]
+
+    def test_a_session_that_is_started_again_goes_on_where_it_was(self, service: Service) -> None:
+        """What happened while it was stopped comes first; without a hole."""
+        service.on("GET", "/watch", stream(event("joined", "e:7")), {})
+        service.start()
+        service.waiting_until(lambda: ["Event", "joined"] in service.told)
+        service.run("session.stop()")
+        asked = service.counted("GET", "/watch")
+        service.wait(MINUTE)
+        service.run("await 0")
+        assert service.counted("GET", "/watch") == asked
+        service.on("GET", "/watch", stream(event("left", "e:8")), {})
+        service.start()
+        service.waiting_until(lambda: ["Event", "left"] in service.told)
+        assert service.requests("GET", "/watch")[asked].headers["last-event-id"] == "e:7"
 
     def test_an_id_without_an_event_is_remembered(self, service: Service) -> None:
         """As HTML says: the block moves the id and tells nothing."""
