@@ -294,6 +294,7 @@ class TestBiometricCoach:
             page.goto(f"{service.url}/examples/biometric-coach.html")
             page.get_by_label("Producer token").fill(token(site, "biometric-coach"))
             page.get_by_role("button", name="Begin a session").click()
+            expect(page.get_by_role("status")).to_have_text("The session has begun.")
             stop_time(page)
             page.get_by_label("Or frames from OpenPose").set_input_files(frames)
             expect(page.get_by_role("status")).to_have_text(f"{len(frames)} frames were sent.")
