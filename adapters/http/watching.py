@@ -98,7 +98,11 @@ async def watch(
     begin = await _begin(here, request, last_event or after)
     watcher = _watcher_of(request, session_id)
     return EventSourceResponse(
-        _encoded(_of_session(here, request, session_id, begin, watcher)), headers=_UNBUFFERED
+        _encoded(
+            _of_session(here, request, session_id, begin, watcher),
+            cursor(here.epoch, begin.position),
+        ),
+        headers=_UNBUFFERED,
     )
 
 
@@ -175,7 +179,8 @@ async def stream(
 
     watcher = feed_of(request).watch(wants, takes)
     return EventSourceResponse(
-        _encoded(_messages(here, request, begin, watcher)), headers=_UNBUFFERED
+        _encoded(_messages(here, request, begin, watcher), cursor(here.epoch, begin.position)),
+        headers=_UNBUFFERED,
     )
 
 
@@ -323,8 +328,10 @@ class _Ending:
         return Message("expiring", None, data)
 
 
-async def _encoded(messages: AsyncIterator[Message | None]) -> AsyncIterator[bytes]:
-    yield b"retry: 1000\n\n"
+async def _encoded(messages: AsyncIterator[Message | None], begin: str) -> AsyncIterator[bytes]:
+    """begin: the cursor where the stream begins, so that who is cut off before the first event can
+    go on from there."""
+    yield f"retry: 1000\nid: {begin}\n\n".encode()
     async for message in messages:
         yield KEPT_ALIVE if message is None else message.as_event()
 

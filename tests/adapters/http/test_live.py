@@ -45,6 +45,13 @@ class Events:
                 return name, json.loads(data)
         raise EOFError("the stream ended")
 
+    def begin(self) -> str:
+        """The cursor where the stream begins."""
+        for line in self._lines:
+            if line.startswith("id: "):
+                return line.removeprefix("id: ")
+        raise EOFError("the stream ended")
+
     def names(self, count: int) -> list[str]:
         return [self.next()[0] for _ in range(count)]
 
@@ -156,6 +163,17 @@ def test_who_comes_again_misses_nothing(site: Site, live: str) -> None:
     with watching(live, path, token, Last_Event_ID=last) as events:
         site.join(session, "v5")
         assert events.names(5) == ["joined"] * 5
+
+
+def test_who_is_cut_off_before_the_first_event_misses_nothing(site: Site, live: str) -> None:
+    """The stream says where it begins before anything happened."""
+    session = site.session()
+    path, token = f"/v1/sessions/{session}/watch", site.token("producer")
+    with watching(live, path, token) as events:
+        begun = events.begin()
+    site.join(session)
+    with watching(live, path, token, Last_Event_ID=begun) as events:
+        assert events.names(1) == ["joined"]
 
 
 def test_a_cursor_of_another_log_is_reset(site: Site, live: str) -> None:
