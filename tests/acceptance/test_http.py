@@ -1,9 +1,8 @@
 """P1, P2 and P3 over HTTP: a real `lapse serve` in a process of its own, on both databases."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import httpx2
 import pytest
@@ -11,61 +10,16 @@ import pytest
 from adapters.clock import format_instant
 from domain.policy import HOUR
 from tests.acceptance import databases
+from tests.acceptance.clients import PATIENCE, client, eventually
 from tests.acceptance.commands import Installation, Running, instant, micros
 from tests.servers import wait_until
 
 START = micros("2026-11-01T10:00:00Z")
-PATIENCE = 60.0
 
 
 @pytest.fixture(autouse=True)
 def begins_at_ten(site: Installation) -> None:
     site.now = instant(START)
-
-
-class Client:
-    """Somebody who holds a token and asks a service."""
-
-    def __init__(self, site: Installation, service: Running, role: str, *policies: str) -> None:
-        options = [option for name in policies for option in ("--policy", name)]
-        made = site.lapse("token", "--role", role, "--ttl", "300d", *options).out.strip()
-        self._client = httpx2.Client(
-            base_url=service.url,
-            headers={"Authorization": f"Bearer {made}"},
-            timeout=PATIENCE,
-            limits=httpx2.Limits(max_connections=64),
-        )
-
-    def ask(
-        self, method: str, path: str, body: Any = None, *, expect: int = 200, **headers: str
-    ) -> Any:
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        answer = self._client.request(method, path, json=body, headers=headers)
-        assert answer.status_code == expect, (answer.status_code, answer.text)
-        return answer.json() if answer.content else None
-
-    def status(self, method: str, path: str, body: Any = None) -> int:
-        return self._client.request(method, path, json=body).status_code
-
-    def create(self, policy: str, **body: Any) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.ask(
-            "POST", "/v1/sessions", {"policy": policy, **body}, expect=201
-        )
-        return found
-
-    def close(self) -> None:
-        self._client.close()
-
-
-@contextmanager
-def client(
-    site: Installation, service: Running, role: str = "producer", *policies: str
-) -> Iterator[Client]:
-    found = Client(site, service, role, *policies)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 @pytest.fixture
@@ -74,18 +28,6 @@ def service(site: Installation) -> Iterator[Running]:
     site.lapse("db", "upgrade")
     with site.serving("--port", "0") as running:
         yield running
-
-
-def eventually(client: Client, path: str, **expected: Any) -> Mapping[str, Any]:
-    """What a path answers, once it answers with these values."""
-    found: dict[str, Any] = {}
-
-    def there() -> bool:
-        found.update(client.ask("GET", path))
-        return all(found.get(name) == value for name, value in expected.items())
-
-    wait_until(there, 30, f"{path} to say {expected}")
-    return found
 
 
 class TestReadingRoom:
@@ -207,7 +149,7 @@ class TestLimits:
             apps = [stack.enter_context(client(site, service)) for service in services]
 
             def create(number: int) -> tuple[int, str]:
-                answer = apps[number % 2]._client.post(
+                answer = apps[number % 2].http.post(
                     "/v1/sessions", json={"policy": "biometric-coach"}
                 )
                 return answer.status_code, answer.json().get("type", "")

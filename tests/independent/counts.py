@@ -6,7 +6,8 @@ last sign of life back; one that opens a session starts it at its own time. Time
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 MINUTE = 60_000_000
@@ -106,3 +107,13 @@ def rooms(deeds: Iterable[Deed], idle: int) -> dict[str, int]:
     count["expired"] = count["created"]
     names = ("created", "participants", "joined", "left", "completed", "failed", "expired")
     return {name: count[name] for name in names}
+
+
+def since_the_last_silence(deeds: Sequence[Deed], idle: int) -> list[Deed]:
+    """The deeds of one room from where its last session begins. For deeds in order of time whose
+    gaps end with somebody who comes or speaks."""
+    begins = 0
+    for number, (before, deed) in enumerate(pairwise(deeds), start=1):
+        if deed.at >= before.at + idle:
+            begins = number
+    return list(deeds[begins:])

@@ -4,15 +4,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from threading import current_thread
 from typing import Any
 
 import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
-from websockets.typing import Subprotocol
 
 from adapters.http.cursors import cursor
 from adapters.http.feed import Feed, Passing
@@ -20,52 +18,7 @@ from adapters.http.server import bind, serving, url_of
 from domain.policy import DAY, HOUR, MINUTE, SECOND
 from tests.adapters.http.conftest import Site
 from tests.servers import PostgresServer, wait_until
-
-PATIENCE = 20.0
-
-
-class Events:
-    """A stream of server-sent events, read one by one."""
-
-    def __init__(self, response: httpx2.Response) -> None:
-        self._lines = response.iter_lines()
-        self.last_id: str | None = None
-
-    def next(self) -> tuple[str, dict[str, Any]]:
-        """The next event: its name and its data."""
-        name, data = "", ""
-        for line in self._lines:
-            if line.startswith("event: "):
-                name = line.removeprefix("event: ")
-            elif line.startswith("data: "):
-                data = line.removeprefix("data: ")
-            elif line.startswith("id: "):
-                self.last_id = line.removeprefix("id: ")
-            elif not line and name:
-                return name, json.loads(data)
-        raise EOFError("the stream ended")
-
-    def begin(self) -> str:
-        """The cursor where the stream begins."""
-        for line in self._lines:
-            if line.startswith("id: "):
-                return line.removeprefix("id: ")
-        raise EOFError("the stream ended")
-
-    def names(self, count: int) -> list[str]:
-        return [self.next()[0] for _ in range(count)]
-
-
-@contextmanager
-def watching(
-    live: str, path: str, token: str, *, expect: int = 200, **headers: str
-) -> Iterator[Events]:
-    """A stream that is open: what happens from now on is told."""
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    headers["Authorization"] = f"Bearer {token}"
-    with httpx2.stream("GET", live + path, headers=headers, timeout=PATIENCE) as response:
-        assert response.status_code == expect, response.read()
-        yield Events(response)
+from tests.streams import PATIENCE, socket, watching
 
 
 def test_a_session_is_watched_to_its_end(site: Site, live: str) -> None:
@@ -233,15 +186,6 @@ def test_the_whole_log_or_a_part_of_it(site: Site, live: str) -> None:
         room, visit = site.session("reading-room"), site.session("web-visit")
         assert [everything.next()[1]["session"] for _ in range(2)] == [room, visit]
         assert one.next()[1]["session"] == mine.next()[1]["session"] == visit
-
-
-@contextmanager
-def socket(live: str, path: str, token: str) -> Iterator[ClientConnection]:
-    """As a browser opens it: the token among the subprotocols."""
-    address = live.replace("http://", "ws://") + path
-    offered = [Subprotocol("lapse"), Subprotocol(f"bearer.{token}")]
-    with connect(address, subprotocols=offered) as connection:
-        yield connection
 
 
 def test_a_participant_is_seen_over_a_websocket(site: Site, live: str) -> None:
