@@ -4,7 +4,7 @@
 docs/reference/http.md shows it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Request, WebSocket
@@ -76,6 +76,11 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
         ("GET", "/v1/audit/sessions/{session_id}"): frozenset({_A, _V}),
     }.items()
 }
+
+METHODS: Mapping[str, Sequence[str]] = {
+    path: sorted(method for method, of in ACCESS if of == path) for _, path in ACCESS
+}
+"""What each path takes."""
 
 
 async def authorize(request: Request) -> Principal | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,7 +19,7 @@ from adapters.http import (
     sessions,
     watching,
 )
-from adapters.http.access import ACCESS
+from adapters.http.access import ACCESS, METHODS
 from adapters.http.bodies import InFlight
 from adapters.http.feed import Feed
 from adapters.http.hot import Hot
@@ -28,24 +29,36 @@ from adapters.http.models import ProblemView
 from adapters.http.rates import Rates
 from adapters.http.service import Service
 
-_PROBLEM = {"model": ProblemView, "content": {problems.MEDIA_TYPE: {}}}
+_AGAIN = {"Retry-After": {"description": "Seconds.", "schema": {"type": "string"}}}
+
+
+def _refusal(
+    description: str, headers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """How a response that is a problem is described."""
+    schema = {"$ref": "#/components/schemas/ProblemView"}
+    content = {problems.MEDIA_TYPE: {"schema": schema}}
+    return {"description": description, "content": content, "headers": dict(headers)}
+
+
+_CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "required": True}}
 _COMMON: Mapping[int | str, dict[str, Any]] = {
-    401: {**_PROBLEM, "description": "No token, or one that is refused."},
-    429: {**_PROBLEM, "description": "Too many requests, or a limit of the policy."},
-    403: {**_PROBLEM, "description": "The token's role, policy or session does not allow it."},
-    422: {**_PROBLEM, "description": "Not as described; says where, never repeats what was sent."},
-    500: {**_PROBLEM, "description": "Lapse failed; its log says where."},
-    503: {**_PROBLEM, "description": "The database or the keys cannot be reached; try again."},
+    401: _refusal("No token, or one that is refused.", _CHALLENGE),
+    403: _refusal("The token's role, policy or session does not allow it."),
+    413: _refusal("Too large: the body, or what the policy allows."),
+    422: _refusal("Not as described; says where, never repeats what was sent."),
+    429: _refusal("Too many requests, or a limit of the policy.", _AGAIN),
+    500: _refusal("Lapse failed; its log says where."),
+    503: _refusal("The database or the keys cannot be reached; try again.", _AGAIN),
 }
 _OF_A_SESSION: Mapping[int | str, dict[str, Any]] = {
-    404: {**_PROBLEM, "description": "There is no such session."},
-    409: {**_PROBLEM, "description": "Not in this state, held, or somebody else was faster."},
-    410: {**_PROBLEM, "description": "The session is over; `options` says what can be done."},
+    404: _refusal("There is no such session, or nothing of this name in it."),
+    409: _refusal("Not in this state, held, or somebody else was faster."),
+    410: _refusal("The session is over; `options` says what can be done."),
 }
-
-
-_OF_CONTENT: Mapping[int | str, dict[str, Any]] = {
-    413: {**_PROBLEM, "description": "Too large: the body, or what the policy allows."},
+_OF_THE_LOG: Mapping[int | str, dict[str, Any]] = {
+    404: _refusal("Nothing is known of it."),
+    409: _refusal("The log was restored, or somebody else was faster."),
 }
 
 
@@ -70,13 +83,15 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
         settings.upload_memory // 4,
         lambda: service.lapse.alerts.standing()["memory"],
     )
-    problems.install(app)
+    problems.install(app, METHODS)
+    app.include_router(sessions.other_methods)
     app.include_router(sessions.router, responses=dict(_OF_A_SESSION))
-    app.include_router(items.router, responses={**_OF_A_SESSION, **_OF_CONTENT})
+    app.include_router(items.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.sockets)
-    for module in (policies, events, operations):
-        app.include_router(module.router)
+    for module in (policies, events):
+        app.include_router(module.router, responses=dict(_OF_THE_LOG))
+    app.include_router(operations.router)
     app.include_router(pages.router(settings))
     # From the innermost to the outermost.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.http_body)
@@ -97,14 +112,16 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.add_middleware(
         Recorded, requests=service.requests, metrics=app.state.metrics, clock=service.now
     )
-    _describe_security(app)
+    _describe(app)
     return app
 
 
-def _describe_security(app: FastAPI) -> None:
-    """The OpenAPI document says which paths need a token, and which roles may."""
+def _describe(app: FastAPI) -> None:
+    """The OpenAPI document says how refusals look, and which roles a path is for."""
     document = app.openapi()
-    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    components = document.setdefault("components", {})
+    components["schemas"]["ProblemView"] = ProblemView.model_json_schema()
+    schemes = components.setdefault("securitySchemes", {})
     schemes["bearer"] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     for path, operations_of in document["paths"].items():
         for method, operation in operations_of.items():

@@ -78,12 +78,12 @@ def _too_large(most: int) -> Refused:
     return Refused(413, "too-large", "The body is too large", f"at most {most} bytes are taken")
 
 
-def check_digest(header: str | None, body: bytearray) -> None:
+def check_digest(header: str, body: bytearray) -> None:
     """Compare the body with its `Content-Digest` (RFC 9530), whose sha-256 is needed.
 
     Raises Refused with what is wrong.
     """
-    for part in (header or "").split(","):
+    for part in header.split(","):
         algorithm, _, value = part.strip().partition("=")
         if algorithm.lower() != "sha-256":
             continue

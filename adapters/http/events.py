@@ -3,13 +3,24 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 
 from adapters.clock import format_instant
 from adapters.documents import entry_document, event_document
 from adapters.http.access import Someone, authorize, may_touch
 from adapters.http.cursors import cursor, no_cursor, position_of
-from adapters.http.models import AuditPage, AuditSearch, EventPage, Name, RequestPage, Since, Until
+from adapters.http.models import (
+    AuditPage,
+    AuditSearch,
+    ByPolicy,
+    EventPage,
+    Limit,
+    RequestPage,
+    SessionId,
+    Since,
+    Token,
+    Until,
+)
 from adapters.http.problems import Refused
 from adapters.http.service import Service, micros, the_service
 from domain.policy import SECOND
@@ -18,7 +29,6 @@ from projections import audit
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
 
 Here = Annotated[Service, Depends(the_service)]
-SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 
 @router.get("/events", response_model=EventPage, operation_id="events")
@@ -26,9 +36,14 @@ def events(
     who: Someone,
     here: Here,
     after: Annotated[
-        str | None, Query(max_length=200, description="`next` of the page before.")
+        str | None,
+        Query(
+            max_length=200,
+            description="`next` of the page before.",
+            examples=["eyJlIjoiNGY1MyIsInAiOnsiMCI6NDJ9fQ"],
+        ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """Events in the order of the log, none left out. An empty page is the end for now.
 
@@ -50,16 +65,21 @@ def events(
 def audit_search(
     who: Someone,
     here: Here,
-    policy: Annotated[Name | None, Query()] = None,
+    policy: ByPolicy = None,
     event: Annotated[
         str | None, Query(pattern=r"^[a-z]{1,20}\.[a-z]{1,20}$", examples=["session.erased"])
     ] = None,
     since: Since = None,
     until: Until = None,
     after: Annotated[
-        str | None, Query(max_length=100, description="`next` of the page before.")
+        str | None,
+        Query(
+            max_length=100,
+            description="`next` of the page before.",
+            examples=["1769860800000000-42"],
+        ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """What happened to any session, when, and under which rule, in the order of time."""
     shown = here.policies_for(who, policy)
@@ -85,8 +105,11 @@ def audit_session(
     session_id: SessionId,
     who: Someone,
     here: Here,
-    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 200,
+    after: Annotated[
+        int,
+        Query(ge=0, lt=2**63, description="`position` of the last entry.", examples=[42]),
+    ] = 0,
+    limit: Limit = 200,
 ) -> Mapping[str, Any]:
     """What happened to a session, when, and under which rule; also after it was erased."""
     here.lapse.projector.catch_up()
@@ -106,11 +129,20 @@ def audit_session(
 def audit_requests(
     here: Here,
     after: Annotated[
-        int | None, Query(ge=0, lt=2**63, description="`next` of the page before.")
+        int | None,
+        Query(
+            ge=0, lt=2**63, description="`next` of the page before.", examples=[24_313_000_000_042]
+        ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-    actor: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
-    session: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
+    limit: Limit = 100,
+    actor: Annotated[
+        Token | None,
+        Query(description="By this actor only.", examples=["b94d27b9934d3e08a52e52d7da7dabfa"]),
+    ] = None,
+    session: Annotated[
+        Token | None,
+        Query(description="On this session only.", examples=["9f86d081884c7d659a2feaa0c55ad015"]),
+    ] = None,
 ) -> Mapping[str, Any]:
     """Who asked what, the newest first, for a year."""
     found = here.requests.page(before=after, limit=limit, actor=actor, session=session)

@@ -17,13 +17,18 @@ from adapters.http.access import Someone, authorize, forbidden
 from adapters.http.bodies import InFlight, check_digest
 from adapters.http.feed import Feed, Passing
 from adapters.http.models import (
+    LOCATION,
     MEDIA_TYPE,
+    AfterToken,
     ChunkReceived,
     ItemPage,
     ItemView,
+    Key,
+    Limit,
     Name,
     NewItem,
     NewUpload,
+    SessionId,
     SessionView,
     SummaryView,
     Token,
@@ -42,15 +47,13 @@ _log = structlog.get_logger(component="http")
 router = APIRouter(prefix="/v1/sessions/{session_id}", dependencies=[Depends(authorize)])
 
 Here = Annotated[Service, Depends(the_service)]
-SessionId = Annotated[
-    str, Path(pattern=r"^[0-9a-f]{32}$", examples=["9f86d081884c7d659a2feaa0c55ad015"])
+ItemId = Annotated[
+    str, Path(pattern=r"^[0-9a-f]{32}$", examples=["2c26b46b68ffc68ff99b453c1d304134"])
 ]
-ItemId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-Limit = Annotated[int, Query(ge=1, le=1_000)]
-Index = Annotated[int, Path(ge=0, le=10**6)]
+Index = Annotated[int, Path(ge=0, le=10**6, description="From 0.", examples=[0])]
+OfKind = Annotated[Name | None, Query(description="Of this kind only.", examples=["landmarks"])]
 Digest = Annotated[
-    str | None,
+    str,
     Header(
         alias="Content-Digest",
         max_length=500,
@@ -58,12 +61,17 @@ Digest = Annotated[
         examples=["sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"],
     ),
 ]
-_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES = {
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+}
 _OF_AN_ITEM = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": NewItem.model_json_schema()},
+            "application/json": {
+                "schema": NewItem.model_json_schema(),
+                "example": {"kind": "landmarks", "records": [{"stillness": 0.82}]},
+            },
             **_BYTES,
         },
     }
@@ -84,6 +92,7 @@ _HARMLESS = {
     "/items",
     status_code=201,
     response_model=ItemView,
+    responses={201: {"headers": LOCATION}},
     operation_id="store",
     openapi_extra=_OF_AN_ITEM,
 )
@@ -92,8 +101,17 @@ async def store(
     request: Request,
     who: Someone,
     here: Here,
-    kind: Annotated[Name | None, Query(description="Of bytes; JSON says it itself.")] = None,
-    participant: Annotated[list[Token] | None, Query(max_length=100)] = None,
+    kind: Annotated[
+        Name | None, Query(description="Of bytes; JSON says it itself.", examples=["picture"])
+    ] = None,
+    participant: Annotated[
+        list[Token] | None,
+        Query(
+            max_length=100,
+            description="Of bytes: whom they are about.",
+            examples=[["b94d27b9934d3e08a52e52d7da7dabfa"]],
+        ),
+    ] = None,
     key: Key = None,
 ) -> Response:
     """Keep something: records as JSON, or, with any other content type, bytes as they are."""
@@ -124,9 +142,15 @@ def _records(who: Principal, body: bytearray) -> Content:
         item = NewItem.model_validate_json(bytes(body))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+    try:
+        orjson.loads(body)
+        plaintext = bytearray(orjson.dumps(item.records))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        # Such numbers would not come back as they were sent: pydantic and orjson make null of them.
+        raise _invalid("a number is none of JSON, or needs more than 64 bits") from None
     return Content(
         item.kind,
-        bytearray(orjson.dumps(item.records)),
+        plaintext,
         Scope(item.tier),
         _about(who, item.participants),
         records=item.records,
@@ -164,8 +188,8 @@ def items(
     session_id: SessionId,
     who: Someone,
     here: Here,
-    kind: Annotated[Name | None, Query()] = None,
-    after: Annotated[Token | None, Query()] = None,
+    kind: OfKind = None,
+    after: AfterToken = None,
     limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """What is stored and not yet due, but for the chunks of uploads; without the content."""
@@ -230,7 +254,13 @@ def summarize(
 # -- uploads ----------------------------------------------------------------------------------
 
 
-@router.post("/uploads", status_code=201, response_model=UploadView, operation_id="begin-upload")
+@router.post(
+    "/uploads",
+    status_code=201,
+    response_model=UploadView,
+    responses={201: {"headers": LOCATION}},
+    operation_id="begin-upload",
+)
 def begin_upload(
     session_id: SessionId, body: NewUpload, who: Someone, here: Here, key: Key = None
 ) -> Response:
@@ -272,7 +302,7 @@ async def put_chunk(
     request: Request,
     who: Someone,
     here: Here,
-    digest: Digest = None,
+    digest: Digest,
 ) -> Response:
     """One chunk, raw, with its checksum. The same again changes nothing."""
     async with _in_flight(request).body(request, session_id, CHUNK) as body:

@@ -2,12 +2,27 @@
 
 Times are RFC 3339 with an offset; durations never appear. Personal data stands in `subject`, `name`
 and `owner` only, in bodies, never in paths or queries.
+
+Every parameter and every field of a request has an example: the document that is made of them can
+be tried out as it is. Types are those of JSON: `"5"` is no number.
 """
 
+import re
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+import orjson
+from fastapi import Header, Path, Query
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
 
 MOST_HEARTBEATS = 10_000
 """In one batch."""
@@ -19,8 +34,71 @@ Person = Annotated[
     str, StringConstraints(min_length=1, max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 """Whatever an application knows a person by; sealed as it comes in."""
-Since = Annotated[AwareDatetime | None, Query(alias="from", description="From this time on.")]
-Until = Annotated[AwareDatetime | None, Query(alias="to", description="Before this time.")]
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _instant(text: object) -> datetime:
+    """Pydantic's own reading takes numbers too, as seconds or, when they are large, milliseconds:
+    a time that somebody mistyped would become one in 1970."""
+    if isinstance(text, str) and _TIME.fullmatch(text):
+        try:
+            return datetime.fromisoformat(text.upper())
+        except ValueError:
+            pass
+    raise PydanticCustomError("instant", "Input should be a time of RFC 3339, with an offset")
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant)]
+
+
+def _whole(number: object) -> object:
+    """JSON Schema takes 5.0 for an integer."""
+    whole = isinstance(number, float) and number.is_integer()
+    return int(number) if whole else number  # type: ignore[call-overload]
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+def _storable(found: dict[str, Any]) -> dict[str, Any]:
+    """Python's reader of JSON takes halves of surrogate pairs, and integers of any size."""
+    try:
+        orjson.dumps(found)
+    except orjson.JSONEncodeError:
+        raise PydanticCustomError("json", "Input should be JSON of UTF-8 and 64 bits") from None
+    return found
+
+
+AnyObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+_ID = "9f86d081884c7d659a2feaa0c55ad015"
+_TOKEN = "b94d27b9934d3e08a52e52d7da7dabfa"  # noqa: S105 - the token of a participant, an example
+LOCATION = {"Location": {"schema": {"type": "string"}, "required": True}}
+"""The header of an answer that made something, described."""
+_AT = "2026-01-31T12:00:00Z"
+SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", examples=[_ID])]
+Since = Annotated[
+    Instant | None, Query(alias="from", description="From this time on.", examples=[_AT])
+]
+Until = Annotated[
+    Instant | None, Query(alias="to", description="Before this time.", examples=[_AT])
+]
+ByPolicy = Annotated[
+    Name | None, Query(description="Of this policy only.", examples=["reading-room"])
+]
+AfterToken = Annotated[
+    Token | None, Query(description="`next` of the page before.", examples=[_TOKEN])
+]
+Limit = Annotated[int, Query(ge=1, le=1_000, examples=[100])]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="The same key again is the same command: it happens once, for a day.",
+        examples=["order-4711-step-2"],
+    ),
+]
 MEDIA_TYPE = r"^[a-z]+/[A-Za-z0-9][A-Za-z0-9.+-]{0,80}$"
 MediaType = Annotated[str, StringConstraints(pattern=MEDIA_TYPE)]
 """A type of content without parameters (RFC 6838)."""
@@ -30,7 +108,9 @@ State = Annotated[str, Field(examples=["active"])]
 class Body(BaseModel):
     """A request's body."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, strict=True, allow_inf_nan=False
+    )
 
 
 class Nothing(Body):
@@ -41,14 +121,16 @@ class NewSession(Body):
     """A session to begin."""
 
     policy: Name = Field(examples=["reading-room"])
-    owner: Person | None = Field(None, description="Whose it is; only a token of it is logged.")
+    owner: Person | None = Field(
+        None, description="Whose it is; only a token of it is logged.", examples=["lead-4711"]
+    )
 
 
 class Search(Body):
     """Whose sessions to list. In a body, since a URL would be logged on its way."""
 
-    owner: Person
-    policy: Name
+    owner: Person = Field(examples=["lead-4711"])
+    policy: Name = Field(examples=["reading-room"])
 
 
 class NewParticipant(Body):
@@ -56,59 +138,73 @@ class NewParticipant(Body):
 
     subject: Person | None = Field(None, examples=["user-4711"])
     name: Annotated[Person, StringConstraints(max_length=80)] | None = Field(
-        None, description="How they want to be called; sealed."
+        None, description="How they want to be called; sealed.", examples=["Ann"]
     )
 
 
 class NewInvite(Body):
     """An invite to make."""
 
-    uses: int = Field(1, ge=1, le=10_000, description="How many people may come in by it.")
-    expires_at: AwareDatetime | None = Field(
-        None, description="When it ends at the latest; by default in 7 days, or with its session."
+    uses: Whole = Field(
+        1, ge=1, le=10_000, description="How many people may come in by it.", examples=[1]
+    )
+    expires_at: Instant | None = Field(
+        None,
+        description="When it ends at the latest; by default in 7 days, or with its session.",
+        examples=[_AT],
     )
 
 
 class Redemption(Body):
     """Who comes in by an invite. `invite` may also be sent as the bearer token."""
 
-    invite: Annotated[str, StringConstraints(max_length=4_096)] | None = None
-    subject: Person | None = None
-    name: Annotated[Person, StringConstraints(max_length=80)] | None = None
+    invite: Annotated[str, StringConstraints(max_length=4_096)] | None = Field(
+        None, examples=["eyJhbGciOiJFZDI1NTE5In0.eyJqdGkiOiI0NzExIn0.c2lnbmF0dXJl"]
+    )
+    subject: Person | None = Field(None, examples=["user-4711"])
+    name: Annotated[Person, StringConstraints(max_length=80)] | None = Field(None, examples=["Ann"])
 
 
 class OneParticipant(Body):
     """A participant by token. A participant's own token needs no other."""
 
-    participant: Token | None = None
+    participant: Token | None = Field(None, examples=[_TOKEN])
 
 
 class Seen(OneParticipant):
     """One heartbeat."""
 
-    at: AwareDatetime | None = Field(None, description="When; now, if it is left out.")
+    at: Instant | None = Field(None, description="When; now, if it is left out.", examples=[_AT])
 
 
 class Heartbeat(Body):
     """One of many heartbeats."""
 
-    session: Token
-    participant: Token
-    at: AwareDatetime | None = None
+    session: Token = Field(examples=[_ID])
+    participant: Token = Field(examples=[_TOKEN])
+    at: Instant | None = Field(None, examples=[_AT])
+
+
+class HeartbeatBatch(Body):
+    """Many heartbeats at once."""
+
+    seen: list[Heartbeat] = Field(
+        max_length=MOST_HEARTBEATS, examples=[[{"session": _ID, "participant": _TOKEN}]]
+    )
 
 
 class Failing(Body):
     """Why the application gave up."""
 
     reason: Annotated[str, StringConstraints(pattern="^(error|timeout|cancelled|invalid)$")] = (
-        "error"
+        Field("error", examples=["timeout"])
     )
 
 
 class Extension(Body):
     """Until when the session shall live at least."""
 
-    until: AwareDatetime
+    until: Instant = Field(examples=["2026-01-31T18:00:00Z"])
 
 
 Scalar = (
@@ -129,20 +225,26 @@ class Progress(Body):
     )
 
 
+_POLICY_EXAMPLE = {"rules": [{"since": "last_seen", "after": "1h", "do": "expire"}]}
+
+
 class NewVersion(Body):
     """A new version of a policy."""
 
-    policy: dict[str, Any] = Field(
-        description="As in a policy file, in JSON.",
-        examples=[{"rules": [{"since": "last_seen", "after": "1h", "do": "expire"}]}],
+    policy: AnyObject = Field(
+        description="As in a policy file, in JSON.", examples=[_POLICY_EXAMPLE]
     )
-    effective_from: AwareDatetime | None = None
+    effective_from: Instant | None = Field(
+        None, description="By default, 5 s from now.", examples=[_AT]
+    )
 
 
 class Proposal(Body):
     """A policy whose impact is asked for."""
 
-    policy: dict[str, Any]
+    policy: AnyObject = Field(
+        description="As in a policy file, in JSON.", examples=[_POLICY_EXAMPLE]
+    )
 
 
 class NewItem(Body):
@@ -150,12 +252,15 @@ class NewItem(Body):
 
     kind: Name = Field(examples=["landmarks"])
     tier: Annotated[str, StringConstraints(pattern="^(full|summary)$")] = Field(
-        "full", description="`summary`: a result, which stays when the full data goes."
+        "full",
+        description="`summary`: a result, which stays when the full data goes.",
+        examples=["full"],
     )
     participants: list[Token] = Field(
         default_factory=list,
         max_length=100,
         description="Tokens of those it is about; one alone seals it with a key of their own.",
+        examples=[[_TOKEN]],
     )
     records: list[dict[str, Any]] = Field(
         min_length=1, max_length=10_000, examples=[[{"stillness": 0.82}]]
@@ -166,9 +271,9 @@ class NewUpload(Body):
     """Bytes that come in chunks."""
 
     kind: Name = Field(examples=["video"])
-    size: int = Field(ge=1, le=10**11, description="Bytes of all chunks.", examples=[5_510_872])
-    media_type: MediaType | None = None
-    participants: list[Token] = Field(default_factory=list, max_length=100)
+    size: Whole = Field(ge=1, le=10**11, description="Bytes of all chunks.", examples=[5_510_872])
+    media_type: MediaType | None = Field(None, examples=["video/mp4"])
+    participants: list[Token] = Field(default_factory=list, max_length=100, examples=[[_TOKEN]])
 
 
 # -- answers ----------------------------------------------------------------------------------

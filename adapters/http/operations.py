@@ -9,7 +9,16 @@ from adapters.clock import format_instant
 from adapters.http.access import Someone, authorize
 from adapters.http.cursors import no_cursor
 from adapters.http.metrics import Metrics
-from adapters.http.models import Live, Name, Ready, Since, StatisticsView, Until, UsagePage
+from adapters.http.models import (
+    ByPolicy,
+    Limit,
+    Live,
+    Ready,
+    Since,
+    StatisticsView,
+    Until,
+    UsagePage,
+)
 from adapters.http.service import Service, micros, the_service
 from adapters.log.migrate import Schema, schema_of
 from adapters.log.transcoder import decode_state
@@ -27,7 +36,12 @@ def live() -> Mapping[str, str]:
     return {"status": "live"}
 
 
-@router.get("/health/ready", response_model=Ready, operation_id="ready")
+@router.get(
+    "/health/ready",
+    response_model=Ready,
+    responses={503: {"model": Ready, "description": "What is not `ok` is wrong."}},
+    operation_id="ready",
+)
 def ready(here: Here, response: Response) -> Mapping[str, Any]:
     """Whether requests can be served: 503 and what is wrong if not."""
     checks = {}
@@ -42,7 +56,12 @@ def ready(here: Here, response: Response) -> Mapping[str, Any]:
     return {"status": "ready" if good else "not ready", "checks": checks}
 
 
-@router.get("/metrics", operation_id="metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 def metrics(request: Request, here: Here) -> Response:
     """Figures in Prometheus' text format; labels are policies, events and outcomes only."""
     found: Metrics = request.app.state.metrics
@@ -73,13 +92,18 @@ def statistics(who: Someone, here: Here) -> Mapping[str, Any]:
 def statistics_by_hour(
     who: Someone,
     here: Here,
-    policy: Annotated[Name | None, Query()] = None,
+    policy: ByPolicy = None,
     since: Since = None,
     until: Until = None,
     after: Annotated[
-        str | None, Query(max_length=200, description="`next` of the page before.")
+        str | None,
+        Query(
+            max_length=200,
+            description="`next` of the page before.",
+            examples=["491628-reading-room-session.created"],
+        ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """How often each event took effect, hour by hour and policy by policy."""
     shown = here.policies_for(who, policy)

@@ -4,7 +4,7 @@ Types are URNs, so that they depend on no host. `options` is what a page can off
 refused: each a relation (`rel`) and, where there is one, the path to call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -234,8 +234,11 @@ def unforeseen(error: Exception) -> Response:
     return problem(500, "internal", "Lapse failed", "its log says where")
 
 
-def install(app: FastAPI) -> None:
-    """Every error of the app becomes a problem document; none repeats what was sent."""
+def install(app: FastAPI, methods: Mapping[str, Sequence[str]]) -> None:
+    """Every error of the app becomes a problem document; none repeats what was sent.
+
+    methods: what each path takes. The router knows only the first route of a path.
+    """
 
     @app.exception_handler(LapseError)
     def _(_request: Request, error: LapseError) -> Response:
@@ -260,13 +263,17 @@ def install(app: FastAPI) -> None:
         )
 
     @app.exception_handler(HTTPException)
-    def _(_request: Request, error: HTTPException) -> Response:
+    def _(request: Request, error: HTTPException) -> Response:
         if error.status_code == 413:
             return too_large()
+        if error.status_code == 400:
+            return _no_json()
         name, title = _STATUSES.get(error.status_code, ("refused", "The request is refused"))
-        return problem(
-            error.status_code, name, title, title.lower(), headers=dict(error.headers or {})
-        )
+        headers = dict(error.headers or {})
+        route = request.scope.get("route")
+        if error.status_code == 405 and route is not None:
+            headers["Allow"] = ", ".join(methods[route.path])
+        return problem(error.status_code, name, title, title.lower(), headers=headers)
 
     @app.exception_handler(SQLAlchemyError)
     def _(_request: Request, error: SQLAlchemyError) -> Response:
@@ -278,6 +285,17 @@ _STATUSES = {
     404: ("not-found", "There is no such path"),
     405: ("method", "The path does not take this method"),
 }
+
+
+def _no_json() -> Response:
+    """What Python's reader of JSON says in its own way: no UTF-8, too deep, a number too long."""
+    return problem(
+        422,
+        "invalid",
+        "The request is not as described",
+        "see /openapi.json for what is accepted",
+        errors=[{"place": "body", "what": "no JSON, or too deep"}],
+    )
 
 
 def _places(errors: Sequence[Any]) -> list[dict[str, str]]:
@@ -327,6 +345,8 @@ _SAFE = frozenset(
         "datetime_parsing",
         "datetime_from_date_parsing",
         "json_invalid",
+        "instant",
+        "json",
         "model_attributes_type",
     }
 )

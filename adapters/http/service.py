@@ -116,9 +116,13 @@ def view_document(view: View) -> dict[str, object]:
 def micros(at: datetime) -> int:
     """Raises Refused for a time outside 1970 to 9999."""
     value = round(at.timestamp() * 1_000_000)
-    if value < 0:
-        raise Refused(422, "invalid", "The request is not as described", "a time before 1970")
+    if not 0 <= value < _YEAR_10000:
+        detail = "a time before 1970 or after 9999"
+        raise Refused(422, "invalid", "The request is not as described", detail)
     return value
+
+
+_YEAR_10000 = 253_402_300_800_000_000
 
 
 def names_what_was_read(request: Request, what: str) -> None:

@@ -6,8 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from adapters.clock import format_instant
@@ -17,16 +16,19 @@ from adapters.http.cursors import cursor
 from adapters.http.heartbeats import plain_batch
 from adapters.http.hot import HotRoute, parser_of
 from adapters.http.models import (
-    MOST_HEARTBEATS,
+    LOCATION,
+    AfterToken,
+    ByPolicy,
     Counted,
     EventPage,
     Expiry,
     Extension,
     Failing,
-    Heartbeat,
+    HeartbeatBatch,
     InviteView,
     Joined,
-    Name,
+    Key,
+    Limit,
     NewInvite,
     NewParticipant,
     NewSession,
@@ -36,9 +38,9 @@ from adapters.http.models import (
     Redemption,
     Search,
     Seen,
+    SessionId,
     SessionPage,
     SessionView,
-    Token,
 )
 from adapters.http.problems import InviteLeadsNowhere, Refused, option_to_extend, options_after
 from adapters.http.service import (
@@ -68,40 +70,40 @@ from domain.use_cases.sessions import View
 from projections import active_sessions
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
+other_methods = APIRouter(prefix="/v1", include_in_schema=False)
 
 Here = Annotated[Service, Depends(the_service)]
-SessionId = Annotated[
-    str, Path(pattern=r"^[0-9a-f]{32}$", examples=["9f86d081884c7d659a2feaa0c55ad015"])
-]
-Key = Annotated[
+IfNoneMatch = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
-        min_length=1,
+        alias="If-None-Match",
         max_length=200,
-        description="The same key again is the same command: it happens once, for a day.",
+        description="`ETag` of the answer before: 304 if it is the same.",
+        examples=['"b5bb9d8014a0f9b1d61e21e796d78dcc"'],
     ),
 ]
-Limit = Annotated[int, Query(ge=1, le=1_000)]
-IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", max_length=200)]
 
 INVITED_FOR = 7 * DAY
 JOINED_FOR = DAY
 """How long a participant's own token is good, at most; the session ends it sooner."""
 
 
-class HeartbeatBatch(BaseModel):
-    """Many heartbeats at once."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    seen: list[Heartbeat] = Field(max_length=MOST_HEARTBEATS)
+@other_methods.api_route("/sessions/search", methods=["DELETE", "GET"])
+def no_session() -> None:
+    """`search` is no id of a session. Raises HTTPException."""
+    raise HTTPException(405)
 
 
 # -- the session ------------------------------------------------------------------------------
 
 
-@router.post("/sessions", status_code=201, response_model=SessionView, operation_id="create")
+@router.post(
+    "/sessions",
+    status_code=201,
+    response_model=SessionView,
+    responses={201: {"headers": LOCATION}},
+    operation_id="create",
+)
 async def create(
     body: NewSession, request: Request, who: Someone, here: Here, key: Key = None
 ) -> Response:
@@ -143,9 +145,12 @@ def _json(document: Mapping[str, Any], status: int, headers: dict[str, str]) -> 
 def list_sessions(
     who: Someone,
     here: Here,
-    policy: Annotated[Name | None, Query()] = None,
-    state: Annotated[Phase | None, Query(description="active, completed, failed, expired")] = None,
-    after: Annotated[Token | None, Query(description="`next` of the page before.")] = None,
+    policy: ByPolicy = None,
+    state: Annotated[
+        Phase | None,
+        Query(description="active, completed, failed, expired", examples=["active"]),
+    ] = None,
+    after: AfterToken = None,
     limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """Sessions as they are now, in order of id, those that are due hidden already."""
@@ -176,7 +181,15 @@ def search(body: Search, request: Request, who: Someone, here: Here) -> Mapping[
     return {"sessions": [view_document(view) for view in views], "next": None}
 
 
-@router.get("/sessions/{session_id}", response_model=SessionView, operation_id="show")
+@router.get(
+    "/sessions/{session_id}",
+    response_model=SessionView,
+    operation_id="show",
+    responses={
+        200: {"headers": {"ETag": {"schema": {"type": "string"}, "required": True}}},
+        304: {"description": "Still as `If-None-Match` says."},
+    },
+)
 def show(
     session_id: SessionId, who: Someone, here: Here, if_none_match: IfNoneMatch = None
 ) -> Response:
@@ -336,7 +349,7 @@ def participants(
     request: Request,
     who: Someone,
     here: Here,
-    after: Annotated[Token | None, Query()] = None,
+    after: AfterToken = None,
     limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """Who takes part: names, when they joined, when they were last seen, whether they are here."""

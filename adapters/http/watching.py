@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, WebSocket
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, WebSocket
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
@@ -22,7 +22,7 @@ from adapters.documents import event_document
 from adapters.http.access import Someone, authorize, may_touch, principal_of_socket
 from adapters.http.cursors import cursor, position_of
 from adapters.http.feed import Feed, Passing, Watcher
-from adapters.http.models import Name, Progress
+from adapters.http.models import ByPolicy, Progress, SessionId
 from adapters.http.problems import Refused, answer_to, option_to_extend
 from adapters.http.service import Service, service_of, the_service
 from adapters.http.tokens import Principal
@@ -35,10 +35,23 @@ router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
 sockets = APIRouter(prefix="/v1")
 
 Here = Annotated[Service, Depends(the_service)]
-SessionId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
-LastEvent = Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)]
+_CURSOR = "eyJlIjoiNGY1MyIsInAiOnsiMCI6NDJ9fQ"
+LastEvent = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        max_length=200,
+        description="`id` of the last event that came.",
+        examples=[_CURSOR],
+    ),
+]
 Cursor = Annotated[
-    str | None, Query(max_length=200, description="Where to begin; by default, with what is new.")
+    str | None,
+    Query(
+        max_length=200,
+        description="Where to begin; by default, with what is new.",
+        examples=[_CURSOR],
+    ),
 ]
 
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -127,7 +140,12 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
     await _until_one_ends(socket, sending, _heartbeats(socket, here, who, session_id))
 
 
-@router.post("/sessions/{session_id}/progress", status_code=202, operation_id="progress")
+@router.post(
+    "/sessions/{session_id}/progress",
+    status_code=202,
+    response_class=Response,
+    operation_id="progress",
+)
 def progress(
     session_id: SessionId, body: Progress, who: Someone, here: Here, request: Request
 ) -> Response:
@@ -161,7 +179,7 @@ async def stream(
     request: Request,
     who: Someone,
     here: Here,
-    policy: Annotated[Name | None, Query()] = None,
+    policy: ByPolicy = None,
     last_event: LastEvent = None,
     after: Cursor = None,
 ) -> EventSourceResponse:

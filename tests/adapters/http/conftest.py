@@ -1,7 +1,7 @@
 """The HTTP application in this process, on both databases, with a clock that the test moves."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,15 @@ def live(site: Site) -> Iterator[str]:
 
 
 @pytest.fixture
-def site(
-    database_url: str, key_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Site]:
-    clock = tmp_path / "clock"
+def site(database_url: str, key_url: str, tmp_path: Path) -> Iterator[Site]:
+    with opened_site(database_url, key_url, tmp_path) as opened:
+        yield opened
+
+
+@contextmanager
+def opened_site(database_url: str, key_url: str, folder: Path) -> Iterator[Site]:
+    """folder: where the clock lies."""
+    clock = folder / "clock"
     clock.write_text(str(format_instant(START)))
     settings = load_settings(
         database_url=database_url,
