@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance import databases
+from tests.acceptance.clients import Client, client
 from tests.acceptance.commands import REFUSED, Installation, Running, micros
-from tests.acceptance.test_http import Client, client
 from tests.servers import wait_until
 from tests.transit import TOKEN, fake_transit
 
