@@ -184,10 +184,15 @@ def bytes_scope(policy: str) -> str:
 
 
 class Deletion(NamedTuple):
-    """Which rows of the vault go. before: those stored earlier than this (None: all)."""
+    """Which rows of the vault go.
+
+    before: those stored earlier than this (None: all). ended: whether nothing more will be stored,
+    so that uploads that were announced go too.
+    """
 
     scope: Scope
     before: int | None = None
+    ended: bool = True
 
 
 class Append(NamedTuple):
@@ -515,8 +520,12 @@ class Vault(Protocol):
         """The keys of one tier that were made, by token: all, or that of one token."""
         ...
 
-    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Collection[str]:
-        """Those of these tokens that are participants of the session."""
+    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Mapping[str, bool]:
+        """Those of these tokens that ever joined the session, and whether they are present."""
+        ...
+
+    def counted(self, session_id: str, upload_id: str | None) -> int:
+        """How many chunks of an upload are here; without one, how many uploads there are."""
         ...
 
     def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
@@ -609,13 +618,13 @@ class Summaries(Protocol):
     """The figures of a summary, from records that are forgotten at once."""
 
     def add(
-        self, summary: Mapping[str, str], partial: bytes | None, records: "Records", at: int
+        self, summary: Mapping[str, str], partial: "Buffer | None", records: "Records", at: int
     ) -> bytes:
         """The partial figures with these records, stored at `at`, added to them."""
         ...
 
     def figures(
-        self, summary: Mapping[str, str], partials: Sequence[bytes], began: int
+        self, summary: Mapping[str, str], partials: "Sequence[Buffer]", began: int
     ) -> Mapping[str, Any]:
         """The figures that all partials make together. began: when the session did."""
         ...

@@ -1,5 +1,6 @@
 """Bodies that are read raw: bounded, never spooled to a file, overwritten after use."""
 
+import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,12 @@ from starlette.requests import Request
 
 from adapters.http.problems import Refused
 from adapters.keyring.aead import wipe
+
+PATIENCE = 60.0
+"""Seconds within which a body must have come: what is held for it is held from others."""
+PARSED_AT_ONCE = 4
+"""Bodies of JSON that are taken apart at the same time: as objects they need twenty times the
+room."""
 
 
 class InFlight:
@@ -26,6 +33,7 @@ class InFlight:
         self._total = total
         self._per_session = per_session
         self._held: dict[str, int] = {}
+        self.parsing = asyncio.Semaphore(PARSED_AT_ONCE)
 
     @property
     def held(self) -> int:
@@ -35,23 +43,28 @@ class InFlight:
     async def body(self, request: Request, session_id: str, most: int) -> AsyncIterator[bytearray]:
         """The body of a request, overwritten in the end. most: bytes.
 
-        Raises Refused: 413 if it is longer, 503 if too much is in memory.
+        It counts as it comes, not as it is announced: who sends slowly keeps nobody waiting. Raises
+        Refused: 413 if it is longer, 408 if it takes too long, 503 if too much is in memory.
         """
         said = request.headers.get("content-length", "")
-        size = min(int(said), most + 1) if said.isdigit() and len(said) < 16 else most
-        if size > most:
+        if said.isdigit() and (len(said) > 15 or int(said) > most):
             raise _too_large(most)
-        self._take(session_id, size)
         body = bytearray()
         try:
-            async for part in request.stream():
-                if len(body) + len(part) > size:
-                    raise _too_large(most)
-                body += part
+            async with asyncio.timeout(PATIENCE):
+                async for part in request.stream():
+                    if len(body) + len(part) > most:
+                        raise _too_large(most)
+                    self._take(session_id, len(part))
+                    body += part
             yield body
+        except TimeoutError:
+            raise Refused(
+                408, "slow", "The body came too slowly", f"send it within {PATIENCE:.0f} s"
+            ) from None
         finally:
+            self._give(session_id, len(body))
             wipe(body)
-            self._give(session_id, size)
 
     def _take(self, session_id: str, size: int) -> None:
         mine = self._held.get(session_id, 0)
@@ -64,14 +77,15 @@ class InFlight:
                 "send fewer bodies at once, and this one again",
                 {"Retry-After": "1"},
             )
-        self._held[session_id] = mine + size
+        if size:
+            self._held[session_id] = mine + size
 
     def _give(self, session_id: str, size: int) -> None:
-        left = self._held[session_id] - size
-        if left:
+        left = self._held.get(session_id, 0) - size
+        if left > 0:
             self._held[session_id] = left
         else:
-            del self._held[session_id]
+            self._held.pop(session_id, None)
 
 
 def _too_large(most: int) -> Refused:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 
 from adapters.clock import format_instant
 from adapters.documents import entry_document, event_document
-from adapters.http.access import Someone, authorize, may_touch
+from adapters.http.access import Someone, authorize, forbidden, may_touch
 from adapters.http.cursors import cursor, no_cursor, position_of
 from adapters.http.models import (
     AuditPage,
@@ -127,6 +127,7 @@ def audit_session(
 
 @router.get("/audit/requests", response_model=RequestPage, operation_id="audit-requests")
 def audit_requests(
+    who: Someone,
     here: Here,
     after: Annotated[
         int | None,
@@ -144,7 +145,10 @@ def audit_requests(
         Query(description="On this session only.", examples=["9f86d081884c7d659a2feaa0c55ad015"]),
     ] = None,
 ) -> Mapping[str, Any]:
-    """Who asked what, the newest first, for a year."""
+    """Who asked what, the newest first, for a year. Not for tokens of some policies: requests
+    belong to none."""
+    if who.policies is not None:
+        raise forbidden("this token is for some policies only, and requests belong to none")
     found = here.requests.page(before=after, limit=limit, actor=actor, session=session)
     return {
         "requests": [

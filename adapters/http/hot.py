@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.http.access import authorize
+from adapters.http.problems import Refused
 from adapters.http.service import service_of
+from adapters.http.tokens import Principal
 
 _UNUSUAL = frozenset({b"idempotency-key", b"transfer-encoding", b"expect"})
 _JSON = b"application/json"
@@ -66,39 +68,49 @@ class Hot:
         if route is None or scope["method"] != "POST" or not self._is_plain(scope):
             await self._app(scope, receive, send)
             return
+        usual = dict(scope)
+        scope["app"], scope["route"] = self._fastapi, route
+        request = Request(scope, receive)
+        try:
+            who = await authorize(request)  # before the body is read, and taken apart
+        except Refused as refusal:
+            await self._refused(request, refusal)(scope, receive, send)
+            return
         content = await _content(receive)
         body = route.parse(content) if content is not None else None
         if body is None:
-            await self._app(scope, _again(content, receive), send)
+            await self._app(usual, _again(content, receive), send)
             return
-        scope["app"], scope["route"] = self._fastapi, route
-        request = Request(scope, receive)
-        response = await self._answer(route, request, body)
+        response = await self._answer(route, request, who, body)
         await response(scope, receive, send)
 
     def _is_plain(self, scope: Scope) -> bool:
         length, is_json = self._most + 1, False
         for name, value in scope["headers"]:
             if name == b"content-length":
-                length = int(value) if value.isdigit() else length
+                length = int(value) if value.isdigit() and len(value) < 16 else length
             elif name == b"content-type":
                 is_json = value == _JSON
             elif name in _UNUSUAL:
                 return False
         return is_json and length <= self._most and not scope["query_string"]
 
-    async def _answer(self, route: HotRoute[Body], request: Request, body: Body) -> Response:
+    async def _answer(
+        self, route: HotRoute[Body], request: Request, who: Principal | None, body: Body
+    ) -> Response:
         try:
-            who = await authorize(request)
             return await route.endpoint(
                 body=body, request=request, who=who, here=service_of(request)
             )
-        except Exception as error:
-            for kind in type(error).__mro__:
-                if (handler := self._fastapi.exception_handlers.get(kind)) is not None:
-                    answer: Any = handler(request, error)  # ours are not async
-                    return answer  # type: ignore[no-any-return]
-            raise
+        except Exception as error:  # noqa: BLE001 - raised again unless a handler knows it
+            return self._refused(request, error)
+
+    def _refused(self, request: Request, error: Exception) -> Response:
+        for kind in type(error).__mro__:
+            if (handler := self._fastapi.exception_handlers.get(kind)) is not None:
+                answer: Any = handler(request, error)  # ours are not async
+                return answer  # type: ignore[no-any-return]
+        raise error
 
 
 async def _content(receive: Receive) -> bytes | None:

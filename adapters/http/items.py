@@ -116,16 +116,16 @@ async def store(
 ) -> Response:
     """Keep something: records as JSON, or, with any other content type, bytes as they are."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    most = here.lapse.settings.http_body
-    async with _in_flight(request).body(request, session_id, most) as body:
+    most, in_flight = here.lapse.settings.http_body, _in_flight(request)
+    await run_in_threadpool(_must_be_open, here, who, session_id)
+    async with in_flight.body(request, session_id, most) as body:
         if media_type == "application/json":
-            content = _records(who, body)
+            async with in_flight.parsing:
+                content = await run_in_threadpool(_records, who, body)
+                stored = await run_in_threadpool(_store, here, who, session_id, content, key)
         else:
             content = _bytes(who, body, kind, participant or (), media_type)
-        try:
             stored = await run_in_threadpool(_store, here, who, session_id, content, key)
-        finally:
-            wipe(content.plaintext)
     location = {"Location": f"/v1/sessions/{session_id}/items/{stored.head.item_id}"}
     return _json(_item_document(session_id, stored), 201, location)
 
@@ -133,8 +133,17 @@ async def store(
 def _store(
     here: Service, who: Principal, session_id: str, content: Content, key: str | None
 ) -> StoredItem:
+    try:
+        return here.lapse.items.store(session_id, content, here.now(), who.actor, key=key)
+    finally:
+        wipe(content.plaintext)
+
+
+def _must_be_open(here: Service, who: Principal, session_id: str) -> None:
+    """Asked before a body is read, so that nobody fills the memory for what is refused anyway. A
+    participant who left reads and stores nothing any more."""
     here.guard(who, session_id)
-    return here.lapse.items.store(session_id, content, here.now(), who.actor, key=key)
+    here.lapse.items.must_be_open(session_id, here.now(), who.participant)
 
 
 def _records(who: Principal, body: bytearray) -> Content:
@@ -193,7 +202,7 @@ def items(
     limit: Limit = 100,
 ) -> Mapping[str, Any]:
     """What is stored and not yet due, but for the chunks of uploads; without the content."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     found, behind = here.lapse.items.list(
         session_id, here.now(), after=after or "", limit=limit, kind=kind
     )
@@ -210,7 +219,7 @@ def item(
     session_id: SessionId, item_id: ItemId, request: Request, who: Someone, here: Here
 ) -> Response:
     """An item with its content: records as JSON, bytes as they were sent."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     names_what_was_read(request, "items")
     stored, plaintext = here.lapse.items.get(session_id, item_id, here.now())
     try:
@@ -229,7 +238,7 @@ def item(
 @router.get("/summary", response_model=SummaryView, operation_id="summary")
 def summary(session_id: SessionId, request: Request, who: Someone, here: Here) -> Mapping[str, Any]:
     """The figures that the policy declares, of all records so far; they stay when those go."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     names_what_was_read(request, "summary")
     found = here.lapse.items.summary(session_id, here.now())
     return {
@@ -265,7 +274,7 @@ def begin_upload(
     session_id: SessionId, body: NewUpload, who: Someone, here: Here, key: Key = None
 ) -> Response:
     """Announce bytes that come in chunks of 1 MiB, several at once and in any order."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     stored = here.lapse.items.begin_upload(
         session_id,
         body.kind,
@@ -283,7 +292,7 @@ def begin_upload(
 @router.get("/uploads/{upload_id}", response_model=UploadView, operation_id="upload")
 def upload(session_id: SessionId, upload_id: ItemId, who: Someone, here: Here) -> Mapping[str, Any]:
     """How far an upload is: whoever was interrupted sends the chunks that are missing."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     return _upload_document(session_id, here.lapse.items.upload(session_id, upload_id, here.now()))
 
 
@@ -305,11 +314,11 @@ async def put_chunk(
     digest: Digest,
 ) -> Response:
     """One chunk, raw, with its checksum. The same again changes nothing."""
+    await run_in_threadpool(_must_be_open, here, who, session_id)
     async with _in_flight(request).body(request, session_id, CHUNK) as body:
         check_digest(digest, body)
 
         def put() -> Any:
-            here.guard(who, session_id)
             return here.lapse.items.put_chunk(
                 session_id, upload_id, index, body, here.now(), who.actor
             )
@@ -350,7 +359,7 @@ def chunk(
     here: Here,
 ) -> Response:
     """The bytes of one chunk."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     names_what_was_read(request, "items")
     plaintext = here.lapse.items.chunk(session_id, upload_id, index, here.now())
     try:
@@ -369,7 +378,7 @@ def upload_content(
     session_id: SessionId, upload_id: ItemId, request: Request, who: Someone, here: Here
 ) -> Response:
     """All bytes of a complete upload, streamed."""
-    here.guard(who, session_id)
+    _must_be_open(here, who, session_id)
     names_what_was_read(request, "items")
     stored, chunks = here.lapse.items.whole(session_id, upload_id, here.now)
     media_type = stored.upload.media_type or "application/octet-stream"

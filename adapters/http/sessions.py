@@ -239,7 +239,10 @@ def extend(
     """The session shall not expire before `until`."""
     here.guard(who, session_id)
     until = micros(body.until)
-    view = here.lapse.sessions.extend(session_id, until, here.now(), who.actor, key=key)
+    guest = who.participant is not None
+    view = here.lapse.sessions.extend(
+        session_id, until, here.now(), who.actor, key=key, guest=guest
+    )
     return view_document(view)
 
 

@@ -29,6 +29,7 @@ from joserfc.jwk import KeySet, OKPKey
 
 from domain.errors import KeyUnavailable
 from domain.policy import DAY, MINUTE, SECOND
+from domain.session import NEVER
 
 _log = structlog.get_logger(component="tokens")
 
@@ -70,7 +71,8 @@ class Principal:
     """Who asks. actor: how the log knows them, a keyed hash of issuer and subject.
 
     policies: the only ones it may touch (None: all). session: of a participant or an invite.
-    participant: the participant's token. invite: the invite's secret.
+    participant: the participant's token. invite: the invite's secret. expires_at: when the token
+    does, microseconds.
     """
 
     actor: str
@@ -79,6 +81,7 @@ class Principal:
     session: str | None = None
     participant: str | None = None
     invite: str | None = None
+    expires_at: int = NEVER
 
 
 class TokenInvalid(Exception):
@@ -207,6 +210,7 @@ class Tokens:
             session=session if role in (Role.PARTICIPANT, Role.INVITE) else None,
             participant=participant if role is Role.PARTICIPANT else None,
             invite=str(claims["sub"]) if role is Role.INVITE else None,
+            expires_at=int(claims["exp"]) * SECOND,
         )
 
 

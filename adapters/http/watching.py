@@ -6,6 +6,7 @@ cursor of another log is answered with `reset` and the earliest position there i
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from adapters.http.cursors import cursor, position_of
 from adapters.http.feed import Feed, Passing, Watcher
 from adapters.http.models import ByPolicy, Progress, SessionId
 from adapters.http.problems import Refused, answer_to, option_to_extend
+from adapters.http.requests import Entry
 from adapters.http.service import Service, service_of, the_service
 from adapters.http.tokens import Principal
 from domain.errors import LapseError
@@ -58,6 +60,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {EventSourceResponse.media_type: {}}, "description": "Server-sent events."}
 }
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+WATCH = "/v1/sessions/{session_id}/watch"
 KEEP_ALIVE = 15.0
 """Seconds without anything after which a comment keeps proxies from hanging up."""
 NOTICE = MINUTE + 5 * SECOND
@@ -112,7 +115,7 @@ async def watch(
     watcher = _watcher_of(request, session_id)
     return EventSourceResponse(
         _encoded(
-            _of_session(here, request, session_id, begin, watcher),
+            _of_session(here, request, session_id, begin, watcher, who),
             cursor(here.epoch, begin.position),
         ),
         headers=_UNBUFFERED,
@@ -126,7 +129,7 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
     # Accepted first: a refusal before that reaches a browser without its code.
     await socket.accept(subprotocol=_subprotocol(socket))
     try:
-        who = principal_of_socket(socket, "/v1/sessions/{session_id}/watch")
+        who = principal_of_socket(socket, WATCH)
         await run_in_threadpool(_must_be_watchable, here, who, session_id)
         begin = await _begin(here, socket, after)
     except Refused as error:
@@ -136,8 +139,18 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
         await socket.close(4000 + answer_to(error).status_code, type(error).__name__)
         return
     watcher = _watcher_of(socket, session_id)
-    sending = _send_all(socket, _of_session(here, socket, session_id, begin, watcher))
-    await _until_one_ends(socket, sending, _heartbeats(socket, here, who, session_id))
+    sending = _send_all(socket, _of_session(here, socket, session_id, begin, watcher, who))
+    began, at = time.perf_counter(), here.now()
+    try:
+        await _until_one_ends(socket, sending, _heartbeats(socket, here, who, session_id))
+    finally:
+        duration = round((time.perf_counter() - began) * SECOND)
+        here.requests.record(_entry_of_socket(who, session_id, at, duration))
+
+
+def _entry_of_socket(who: Principal, session_id: str, at: int, duration: int) -> Entry:
+    """A socket is a request that was answered with 101, for as long as it was open."""
+    return Entry(at, who.actor, str(who.role), "GET", WATCH, 101, duration, session_id, None)
 
 
 @router.post(
@@ -197,7 +210,7 @@ async def stream(
 
     watcher = feed_of(request).watch(wants, takes)
     return EventSourceResponse(
-        _encoded(_messages(here, request, begin, watcher), cursor(here.epoch, begin.position)),
+        _encoded(_messages(here, request, begin, watcher, who), cursor(here.epoch, begin.position)),
         headers=_UNBUFFERED,
     )
 
@@ -234,13 +247,21 @@ async def _messages(
     request: Request | WebSocket,
     begin: Begin,
     watcher: Watcher,
+    who: Principal,
     patience: Callable[[], float] = lambda: KEEP_ALIVE,
 ) -> AsyncGenerator[Message | None]:
+    """Until the token of who watches expires: they come again with another one."""
     if begin.reset:
         yield Message("reset", cursor(here.epoch, 0), {"earliest": 1})
-    following = feed_of(request).follow(watcher, begin.position, patience)
+
+    def until_something() -> float:
+        return min(patience(), max(0.05, (who.expires_at - here.now()) / SECOND))
+
+    following = feed_of(request).follow(watcher, begin.position, until_something)
     async with aclosing(following):
         async for one in following:
+            if here.now() >= who.expires_at:
+                return
             yield _message(here, one)
 
 
@@ -272,11 +293,12 @@ async def _of_session(
     session_id: str,
     begin: Begin,
     watcher: Watcher,
+    who: Principal,
 ) -> AsyncGenerator[Message | None]:
     """Events of one session until it is erased, and when its end is near."""
     ending = _Ending(here, session_id)
     await run_in_threadpool(ending.look)
-    stream = _messages(here, request, begin, watcher, ending.patience)
+    stream = _messages(here, request, begin, watcher, who, ending.patience)
     async with aclosing(stream) as messages:
         if (notice := ending.notice()) is not None:
             yield notice

@@ -258,10 +258,13 @@ class SqlLog:
                     _save_bookmark(connection, bookmark)
             except IntegrityError:
                 # An id whose session was erased: its events are still there. Look first, then.
-                if careful:
+                if not careful:
+                    careful = True
+                    continue
+                if not alone or len(appends) == 1:
                     raise
-                careful = True
-                continue
+                # A row of one author's contradicts the database: it must not fail the others.
+                return [self._alone(append, now) for append in appends]
             except StoreDeadlock:
                 # Two authors create the same session, one of them in a batch that had to lock its
                 # counters first. The server undid this transaction whole: it is begun anew.
@@ -277,6 +280,13 @@ class SqlLog:
         if batch.gone:
             self._erased(batch.gone)
         return batch.answers  # type: ignore[return-value]
+
+    def _alone(self, append: Append, now: int) -> Appended | Exception:
+        """Whose row it was is told to decide again: it may stand there already."""
+        try:
+            return self._in_one_transaction([append], now, None)[0]
+        except IntegrityError:
+            return Conflict(append.session_id)
 
     def _begin(self, appends: Sequence[Append], now: int) -> Sequence[Appended | Exception] | None:
         """See adapters/log/beginnings.py; None if one of the sessions is not new."""

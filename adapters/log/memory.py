@@ -118,7 +118,7 @@ class _Stored:
             }
             if scope is Scope.SUMMARY:
                 self.partials = {}
-            elif scope is not Scope.FILES:
+            elif deletion.ended and scope is not Scope.FILES:
                 self.uploads = {}
 
 
@@ -336,15 +336,15 @@ class MemoryLog:
             if append.command is not None:
                 answer = Appended(append.session_id, append.after.version)
                 self._store.commands[append.command] = (answer, self._wall() + COMMAND_TTL)
+            people = self._store.people.get(append.session_id)
+            if people is not None:
+                for deletion in append.deletes:
+                    people.stored.delete(deletion)
             if append.changes is not NO_CHANGES:
                 _admit(self._store, append)
                 _move(self._store, append)
             self._record(append.events, now)
         for append in accepted:
-            for deletion in append.deletes:
-                people = self._store.people.get(append.session_id)
-                if people is not None:
-                    people.stored.delete(deletion)
             if append.erases:
                 _forget(self._store, append.session_id)
         if accepted and self._observe is not None:
@@ -796,10 +796,17 @@ class MemoryVault:
             keys = self._stored(session_id).keys.values()
             return {k.token: k for k in keys if k.tier is tier and token in (None, k.token)}
 
-    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Collection[str]:
+    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Mapping[str, bool]:
         with self._store.lock:
-            people = self._store.people.get(session_id, _People())
-            return {token for token in tokens if token in people.members}
+            members = self._store.people.get(session_id, _People()).members
+            return {token: members[token].left_at is None for token in tokens if token in members}
+
+    def counted(self, session_id: str, upload_id: str | None) -> int:
+        with self._store.lock:
+            stored = self._stored(session_id)
+            if upload_id is None:
+                return len(stored.uploads)
+            return sum(item_id == upload_id for item_id, _ in stored.items)
 
     def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
         with self._store.lock:

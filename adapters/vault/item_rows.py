@@ -134,7 +134,7 @@ def _delete_scope(connection: Connection, deletion: Deletion, session_ids: list[
         statements.append(f"DELETE FROM data_keys {of_these} AND tier IN ({covered})")
         if deletion.scope is Scope.SUMMARY:
             statements.append(f"DELETE FROM partials {of_these}")
-        elif deletion.scope is not Scope.FILES:
+        elif deletion.ended and deletion.scope is not Scope.FILES:
             statements.append(f"DELETE FROM uploads {of_these}")
     for statement in statements:
         bulk.execute_in(connection, statement, session_ids)

@@ -114,8 +114,8 @@ def write(connection: Connection, accepted: Sequence[Append]) -> list[str]:
     _write_presence(connection, accepted, admitted)
     made = [append.changes.invited for append in accepted if append.changes.invited is not None]
     bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
-    write_stored(connection, accepted)
     delete_stored(connection, accepted)
+    write_stored(connection, accepted)
     return _delete(connection, [append.session_id for append in accepted if append.erases])
 
 
@@ -415,11 +415,12 @@ class SqlVault:
             keys[whose] = DataKey(session_id, tier, whose, person, bytes(wrapped))
         return keys
 
-    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Collection[str]:
+    def taking_part(self, session_id: str, tokens: Sequence[str]) -> Mapping[str, bool]:
         pairs = [(session_id, token) for token in tokens]
         key = ("session_id", "token")
         with self._engines.read() as connection:
-            return {row[1] for row in bulk.select_rows(connection, presence, key, key, pairs)}
+            rows = bulk.select_rows(connection, presence, key, ("token", "left_at"), pairs)
+        return {token: left_at is None for token, left_at in rows}
 
     def subject_of(self, session_id: str, token: str) -> SubjectKey | None:
         if not token:
@@ -470,6 +471,18 @@ class SqlVault:
         ):
             return Upload(id_, kind, size, created_at, tuple(tokens.split()), media_type)
         return None
+
+    def counted(self, session_id: str, upload_id: str | None) -> int:
+        if upload_id is None:
+            query = "SELECT count(*) FROM uploads WHERE partition = 0 AND session_id = {mark}"
+            rows = self._rows(query, session_id)
+        else:
+            query = (
+                "SELECT count(*) FROM items WHERE partition = 0 AND session_id = {mark} "
+                "AND item_id = {mark}"
+            )
+            rows = self._rows(query, session_id, upload_id)
+        return int(rows[0][0])
 
     def chunks(self, session_id: str, upload_id: str) -> Sequence[ItemHead]:
         query = (

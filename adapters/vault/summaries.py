@@ -22,12 +22,13 @@ import orjson
 
 from domain.errors import PolicyInvalid, Problem
 from domain.policy import RetentionPolicy
-from domain.ports import Records
+from domain.ports import Buffer, Records
 
 GROUP = "lapse.aggregates"
 _LG_REGISTERS = 12
 _KLL_K = 200
 _LONGEST_TEXT = 200
+_LARGEST_WHOLE = 2**53
 _CALL = re.compile(r"(?:(plugin)\.)?([a-z][a-z0-9_]*)\(([^,)]*)(?:, ?(0?\.\d+))?\)")
 
 State = Any
@@ -54,7 +55,7 @@ class AggregateSummaries:
     """The summaries behind `domain.ports.Summaries`."""
 
     def add(
-        self, summary: Mapping[str, str], partial: bytes | None, records: Records, at: int
+        self, summary: Mapping[str, str], partial: Buffer | None, records: Records, at: int
     ) -> bytes:
         states: dict[str, State] = orjson.loads(partial) if partial else {}
         for call in sorted(set(summary.values())):
@@ -64,7 +65,7 @@ class AggregateSummaries:
         return orjson.dumps(states, option=orjson.OPT_SORT_KEYS)
 
     def figures(
-        self, summary: Mapping[str, str], partials: Sequence[bytes], began: int
+        self, summary: Mapping[str, str], partials: Sequence[Buffer], began: int
     ) -> Mapping[str, Any]:
         opened = [orjson.loads(partial) for partial in partials]
         figures = {}
@@ -128,15 +129,21 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [
         value
         for value in values
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and _is_number(value)
     ]
+
+
+def _is_number(value: float) -> bool:
+    return abs(value) <= _LARGEST_WHOLE if isinstance(value, int) else math.isfinite(value)
 
 
 def _scalar(value: Any) -> Any:
     """What may stand in a figure as it is; None for what may not."""
     if isinstance(value, str):
         return value[:_LONGEST_TEXT]
-    return value if isinstance(value, bool | int | float) else None
+    if isinstance(value, bool):
+        return value
+    return value if isinstance(value, int | float) and _is_number(value) else None
 
 
 # -- the aggregates of the policy language ----------------------------------------------------
@@ -156,19 +163,34 @@ class Count:
 
 
 class Sum:
-    """The sum of the numbers."""
+    """The sum of the numbers; null once it is too large for a number."""
 
     def add(self, state: State | None, values: Sequence[Any], at: int) -> State:
-        numbers = _numbers(values)
-        if all(isinstance(number, int) for number in [state or 0, *numbers]):
-            return (state or 0) + sum(numbers)
-        return math.fsum([state or 0, *numbers])
+        return OVERFLOW if state == OVERFLOW else _sum([state or 0, *_numbers(values)])
 
     def merge(self, states: Sequence[State]) -> State:
-        return self.add(None, states, 0)
+        return OVERFLOW if OVERFLOW in states else _sum(states)
 
     def figure(self, state: State, began: int) -> Any:
-        return state
+        return None if state == OVERFLOW else state
+
+
+OVERFLOW = "overflow"
+"""The state of a figure that no number holds any more."""
+
+
+def _sum(numbers: Sequence[float]) -> State:
+    whole = all(isinstance(number, int) for number in numbers)
+    try:
+        total = sum(numbers) if whole else math.fsum(numbers)
+    except OverflowError:
+        return OVERFLOW
+    # Whole numbers beyond this are no numbers of JSON that everybody reads alike (RFC 8259, 6).
+    return total if abs(total) <= _LARGEST_WHOLE else _finite(float(total))
+
+
+def _finite(number: float) -> State:
+    return number if math.isfinite(number) else OVERFLOW
 
 
 class _Extreme:
@@ -206,36 +228,47 @@ class Mean:
         numbers = _numbers(values)
         if not numbers:
             return state or [0, 0.0, 0.0]
-        mean = math.fsum(numbers) / len(numbers)
-        spread = math.fsum((number - mean) ** 2 for number in numbers)
-        return _together(state or [0, 0.0, 0.0], [len(numbers), mean, spread])
+        return _together(state or [0, 0.0, 0.0], _moments(numbers))
 
     def merge(self, states: Sequence[State]) -> State:
-        merged = [0, 0.0, 0.0]
+        merged: State = [0, 0.0, 0.0]
         for state in states:
             merged = _together(merged, state)
         return merged
 
     def figure(self, state: State, began: int) -> Any:
-        return state[1] if state[0] else None
+        return None if state == OVERFLOW or not state[0] else state[1]
 
 
 class StdDev(Mean):
     """The standard deviation of the sample (n - 1); null below two numbers."""
 
     def figure(self, state: State, began: int) -> Any:
-        return math.sqrt(state[2] / (state[0] - 1)) if state[0] > 1 else None
+        if state == OVERFLOW or state[0] < 2:
+            return None
+        return math.sqrt(state[2] / (state[0] - 1))
 
 
-def _together(one: list[Any], other: list[Any]) -> list[Any]:
+def _moments(numbers: Sequence[float]) -> State:
+    try:
+        mean = math.fsum(numbers) / len(numbers)
+        spread = math.fsum((number - mean) ** 2 for number in numbers)
+    except OverflowError:
+        return OVERFLOW
+    return [len(numbers), mean, spread]
+
+
+def _together(one: State, other: State) -> State:
     """Chan, Golub, LeVeque: the moments of two samples as one."""
+    if OVERFLOW in (one, other):
+        return OVERFLOW
     count = one[0] + other[0]
     if not count:
         return one
     apart = other[1] - one[1]
     mean = one[1] + apart * other[0] / count
     spread = one[2] + other[2] + apart * apart * one[0] * other[0] / count
-    return [count, mean, spread]
+    return [count, mean, spread] if math.isfinite(mean + spread) else OVERFLOW
 
 
 class First:

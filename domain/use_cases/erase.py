@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from domain.errors import OnHold
 from domain.policy import Versions
 from domain.ports import NO_CHANGES, Append, Changes, Deletion, Found, Log
-from domain.session import Erased, Event, Scope, Session, Summarized, evolve
+from domain.session import Erased, Event, Phase, Scope, Session, Summarized, evolve
 from domain.timeline import Outcome, advance, takes
 
 
@@ -71,6 +71,7 @@ def deletes(session: Session | None, events: tuple[Event, ...]) -> tuple[Deletio
             elif event.scope is Scope.EVERYTHING:
                 return (Deletion(Scope.EVERYTHING),)
             else:
-                deletions.append(Deletion(event.scope, event.oldest_left))
+                active = session.phase is Phase.ACTIVE
+                deletions.append(Deletion(event.scope, event.oldest_left, ended=not active))
         session = evolve(session, event)
     return tuple(deletions)

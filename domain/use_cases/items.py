@@ -10,6 +10,7 @@ its keys, without a look at what they held - and no memory grows with the length
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
 
@@ -47,6 +48,8 @@ CHUNK = 1_048_576
 """Bytes of every chunk of an upload but the last."""
 MOST_CHUNKS = 100_000
 """Of one upload."""
+MOST_UPLOADS = 1_000
+"""Of one session."""
 
 _SUMMARY = "summary"
 """The item under whose name partial figures are sealed."""
@@ -114,7 +117,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Figures:
-    """A summary. contributors: participants whose records are in it."""
+    """A summary. contributors: participants whose records are in it, beside those of nobody."""
 
     tier: Tier
     figures: Mapping[str, Any]
@@ -160,33 +163,58 @@ class Items:
 
         Raises LimitReached, NotAllowed, ParticipantUnknown, and as every command on a session.
         """
-        item_id = self._keyring.token()
+        item_id, command = self._keyring.token(), None
         if key is not None:
-            name = f"{actor}\0{session_id}\0{key}"
-            item_id = self._keyring.lookup("item", name)[:16].hex()
-
+            digest = sha256(content.plaintext).hexdigest()
+            about = (content.scope, content.media_type, *content.participants)
+            command = named("item", key, content.kind, digest, *about)
+            item_id = self._named_id(actor, session_id, str(command))
         head: ItemHead | None = None
 
         def decide(session: Session) -> Decision:
             nonlocal head
+            if key is not None and self._vault.item(session_id, item_id, 0) is not None:
+                return (), NO_CHANGES  # by the same key, longer ago than commands are remembered
             events, changes = self._storing(session, content, item_id, 0, now, actor)
             head = changes.items[0].head
             return events, changes
 
-        command = named("item", key, content.kind, content.scope)
         self._sessions.command(session_id, now, actor, command, decide)
         if head is None or key is not None:  # it may have come before, and stands as it did then
-            return self.get(session_id, item_id, now)[0]
+            stored, plaintext = self.get(session_id, item_id, now)
+            _wipe(plaintext)
+            return stored
         found = self._sessions.find(session_id)
         return StoredItem(head, self._ends(found, content.scope, now, now))
+
+    def _named_id(self, actor: str, session_id: str, command: str) -> str:
+        """The id of what a named command stores: the same each time it comes."""
+        name = f"{actor}\0{session_id}\0{command}"
+        return self._keyring.lookup("stored", name)[:16].hex()
+
+    def must_be_open(self, session_id: str, now: int, participant: str | None) -> None:
+        """Before a body is read. participant: who wants to store, or to look; they must be present.
+
+        Raises as `get`, and ParticipantUnknown.
+        """
+        self._readable(session_id, now)
+        if participant is not None and not self._vault.taking_part(session_id, [participant]).get(
+            participant
+        ):
+            raise ParticipantUnknown(session_id, participant)
 
     def _storing(
         self, session: Session, content: Content, item_id: str, part: int, now: int, actor: str
     ) -> Decision:
-        policy = in_force(self._policies.versions(session.policy), now).policy
+        versions = self._policies.versions(session.policy)
+        policy = in_force(versions, now).policy
+        # Before anything is sealed; what is sealed is larger, and looked at again.
         size = len(content.plaintext)
-        session.store(1, size, now, actor, scope=content.scope)  # before anything is sealed
-        self._must_fit(policy, session, content.scope, size)
+        session.store(1, size, now, actor, scope=content.scope)
+        _must_fit(policy, session, content.scope, size)
+        end = taken(session, versions, session.last_seen_at, content.scope, now)
+        if end is not None and end.effective_at <= now:
+            raise NotAllowed(session.id, "store in", "what is stored now would be erased at once")
         self._must_take_part(session.id, content.participants)
         writing = _Writing()
         token = content.participants[0] if len(content.participants) == 1 else ""
@@ -194,6 +222,8 @@ class Items:
         sealed = self._keyring.seal(key, item_id, str(part), content.plaintext)
         commitment = self._keyring.commitment(key, item_id, str(part), content.plaintext)
         partials, summary_size = self._summed(policy, session, content, token, now, writing)
+        grown = summary_size - session.summary_size
+        _must_fit(policy, session, content.scope, len(sealed) + grown)
         head = ItemHead(
             item_id,
             part,
@@ -232,27 +262,19 @@ class Items:
         writing: _Writing,
     ) -> tuple[tuple[Partial, ...], int]:
         """The participant's partial figures with this content, and the size of all partials."""
-        if not policy.summary or content.records is None or content.scope is not Scope.FULL:
+        none = Scope.SUMMARY in session.erased  # whoever took the summary takes no new one
+        if none or not policy.summary or content.records is None or content.scope is not Scope.FULL:
             return (), session.summary_size
         key = self._key(session.id, Scope.SUMMARY, token, writing)
         before = next(iter(self._vault.partials(session.id, token)), None)
         opened = None
         if before is not None:
-            opened = bytes(self._keyring.open(key, _SUMMARY, "partial", before.sealed))
+            opened = self._keyring.open(key, _SUMMARY, "partial", before.sealed)
         after = self._summaries.add(policy.summary, opened, content.records, now)
         sealed = self._keyring.seal(key, _SUMMARY, "partial", after)
+        _wipe(opened or bytearray())
         size = session.summary_size + len(sealed) - (len(before.sealed) if before else 0)
         return (Partial(token, sealed),), size
-
-    def _must_fit(self, policy: RetentionPolicy, session: Session, scope: Scope, size: int) -> None:
-        limits = policy.limits
-        if limits.session_bytes is not None and (
-            session.stored_bytes + size > limits.session_bytes
-        ):
-            raise LimitReached(policy.name, "bytes", limits.session_bytes)
-        results = session.result_size + size
-        if scope is Scope.SUMMARY and results > (limits.result_bytes or results):
-            raise LimitReached(policy.name, "result", limits.result_bytes or 0)
 
     def _must_take_part(self, session_id: str, tokens: Sequence[str]) -> None:
         known = self._vault.taking_part(session_id, tokens) if tokens else ()
@@ -293,9 +315,9 @@ class Items:
         Raises LimitReached if the session has no room for them, and as `store`.
         """
         upload_id = self._keyring.token()
-        if key is not None:
-            name = f"{actor}\0{session_id}\0{key}"
-            upload_id = self._keyring.lookup("upload", name)[:16].hex()
+        command = named("upload", key, kind, size, media_type, *participants)
+        if command is not None:
+            upload_id = self._named_id(actor, session_id, command)
         if not 0 < size <= CHUNK * MOST_CHUNKS:
             raise ContentRefused(f"an upload is 1 to {CHUNK * MOST_CHUNKS} bytes")
         upload = Upload(upload_id, kind, size, now, participants, media_type)
@@ -303,11 +325,15 @@ class Items:
         def decide(session: Session) -> Decision:
             policy = in_force(self._policies.versions(session.policy), now).policy
             session.store(0, 0, now, actor, scope=Scope.CHUNKS)
-            self._must_fit(policy, session, Scope.CHUNKS, size)
+            if key is not None and self._vault.upload(session_id, upload_id) is not None:
+                return (), NO_CHANGES
+            _must_fit(policy, session, Scope.CHUNKS, size)
+            if self._vault.counted(session_id, None) >= MOST_UPLOADS:
+                raise NotAllowed(session_id, "upload to", f"it has {MOST_UPLOADS} uploads")
             self._must_take_part(session_id, participants)
             return (), Changes(uploads=(upload,))
 
-        self._sessions.command(session_id, now, actor, named("upload", key, kind, size), decide)
+        self._sessions.command(session_id, now, actor, command, decide)
         return self.upload(session_id, upload_id, now)
 
     def put_chunk(
@@ -339,14 +365,17 @@ class Items:
             repeated = known is not None
             if known is None:
                 return self._storing(session, content, upload_id, index, now, actor)
-            if not compare_digest(self._opened(session_id, known), plaintext):
+            here = self._opened(session_id, known)
+            same = compare_digest(here, plaintext)
+            _wipe(here)
+            if not same:
                 raise NotAllowed(session_id, "store in", f"chunk {index} is here with other bytes")
             return (), NO_CHANGES
 
         view = self._sessions.command(session_id, now, actor, None, decide)
-        here = self._vault.chunks(session_id, upload_id)
+        here = self._vault.counted(session_id, upload_id)
         return Received(
-            view.session.policy, index, len(plaintext), len(here), chunks_of(upload), repeated
+            view.session.policy, index, len(plaintext), here, chunks_of(upload), repeated
         )
 
     def upload(self, session_id: str, upload_id: str, now: int) -> StoredUpload:
@@ -434,13 +463,16 @@ class Items:
             raise ItemUnknown(session_id, _SUMMARY)
         keys = self._vault.data_keys(session_id, Scope.SUMMARY)
         opened = [
-            bytes(self._keyring.open(keys[one.token], _SUMMARY, "partial", one.sealed))
+            self._keyring.open(keys[one.token], _SUMMARY, "partial", one.sealed)
             for one in self._vault.partials(session_id)
             if one.token in keys  # written with their keys; deleted with them meanwhile
         ]
         figures = self._summaries.figures(policy.summary, opened, found.session.created_at)
+        for partial in opened:
+            _wipe(partial)
         ends = self._ends(found, Scope.SUMMARY, found.session.created_at, now)
-        return Figures(view.session.tier, figures, len(opened), ends)
+        people = sum(1 for token in keys if token)
+        return Figures(view.session.tier, figures, people, ends)
 
     def _readable(self, session_id: str, now: int) -> Found:
         """Raises SessionNotFound, SessionErased, SessionExpired: from then on all is hidden."""
@@ -491,3 +523,18 @@ def _over(ends: Ends, now: int) -> bool:
 
 def _earlier(one: Ends, other: Ends) -> Ends:
     return min(one, other, key=lambda ends: (ends.expires_at is None, ends.expires_at or 0))
+
+
+def _must_fit(policy: RetentionPolicy, session: Session, scope: Scope, size: int) -> None:
+    """Raises LimitReached if the session may not store this many bytes more."""
+    limits = policy.limits
+    if limits.session_bytes is not None and session.stored_bytes + size > limits.session_bytes:
+        raise LimitReached(policy.name, "bytes", limits.session_bytes)
+    results = session.result_size + size
+    if scope is Scope.SUMMARY and results > (limits.result_bytes or results):
+        raise LimitReached(policy.name, "result", limits.result_bytes or 0)
+
+
+def _wipe(buffer: bytearray) -> None:
+    """Leave nothing of it in this memory."""
+    buffer[:] = bytes(len(buffer))

@@ -6,6 +6,7 @@ faster it reads and decides again.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from domain.errors import (
@@ -14,6 +15,7 @@ from domain.errors import (
     InviteRefused,
     LapseError,
     LimitReached,
+    NotAllowed,
     OnHold,
     ParticipantUnknown,
     SessionErased,
@@ -21,7 +23,7 @@ from domain.errors import (
     SessionExpired,
     SessionNotFound,
 )
-from domain.policy import SECOND, OnExceed, RetentionPolicy, in_force
+from domain.policy import HOUR, SECOND, OnExceed, RetentionPolicy, in_force
 from domain.ports import (
     NO_CHANGES,
     Admission,
@@ -63,6 +65,8 @@ ACTIVE_BEATS = 3
 """Somebody not seen for this many presence intervals is not active any more."""
 DEFAULT_PRESENCE = 30 * SECOND
 """The presence interval of a policy that names none."""
+GUEST_EXTENSION = HOUR
+"""How far beyond its rules those who take part may extend a session."""
 ATTEMPTS = 20
 """How often a command decides again before it gives up with Conflict."""
 
@@ -340,11 +344,34 @@ class Sessions:
         return self._decide(session_id, now, actor, name, lambda s: s.fail(reason, now, actor))
 
     def extend(
-        self, session_id: str, until: int, now: int, actor: str, *, key: str | None = None
+        self,
+        session_id: str,
+        until: int,
+        now: int,
+        actor: str,
+        *,
+        key: str | None = None,
+        guest: bool = False,
     ) -> View:
-        """The session shall not expire before `until`."""
-        name = named("extend", key, until)
-        return self._decide(session_id, now, actor, name, lambda s: s.extend(until, now, actor))
+        """The session shall not expire before `until`.
+
+        guest: asked by somebody who takes part. They may go `GUEST_EXTENSION` beyond what the rules
+        would allow if somebody were seen now, however often they ask. Raises NotAllowed.
+        """
+
+        def decide(session: Session) -> tuple[Event, ...]:
+            if guest and until > self._latest_by_rules(session, now) + GUEST_EXTENSION:
+                raise NotAllowed(
+                    session_id, "extend", "its participants may go an hour beyond its rules"
+                )
+            return session.extend(until, now, actor)
+
+        return self._decide(session_id, now, actor, named("extend", key, until), decide)
+
+    def _latest_by_rules(self, session: Session, now: int) -> int:
+        versions = self._policies.versions(session.policy)
+        alone = session.changed(extended_until=None)
+        return forecast(alone, versions, now, now).expires_at or now
 
     def recover(self, session_id: str, now: int, actor: str, *, key: str | None = None) -> View:
         """An expired session lives again, if its policy still allows it; limits are rechecked."""
@@ -515,6 +542,11 @@ class Sessions:
                 return self.seen_as(self.find(session_id), now)
             found = self.find(session_id)
             due = self._due(found, now)
+            if due.session.erased_at is None and deletes(found.session, due.events):
+                # Alone and first, so that what is decided on is what the vault then holds.
+                with suppress(Conflict):
+                    self._log.submit(self._append(found, due.session, due.events, now), now)
+                continue
             session, events, changes = due.session, due.events, NO_CHANGES
             refusal: LapseError | None = None
             try:

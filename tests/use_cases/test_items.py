@@ -26,7 +26,7 @@ from domain.use_cases.items import Content
 from tests.use_cases.conftest import App
 from tests.use_cases.test_sessions import TEN, A
 
-RESULT = Content("result", bytearray(b"x" * 90), Scope.SUMMARY)
+RESULT = Content("result", bytearray(b"x" * 60), Scope.SUMMARY)
 
 
 def coach(app: App) -> str:
@@ -97,7 +97,7 @@ def test_what_a_session_may_store_is_exact(app: App) -> None:
     with pytest.raises(LimitReached) as refused:
         app.items.store(third, RESULT, TEN, A)
     assert refused.value.scope == "result"
-    assert app.store.log.stored_bytes() == 2 * 3_028 + 118
+    assert app.store.log.stored_bytes() == 2 * 3_028 + 88
     app.sessions.erase(third, TEN, A)
     assert app.store.log.stored_bytes() == 2 * 3_028
     assert bytes_scope("coach") == "bytes:coach"
