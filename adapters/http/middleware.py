@@ -4,6 +4,7 @@ what nobody foresaw.
 Plain ASGI, since Starlette's BaseHTTPMiddleware buffers streams.
 """
 
+import re
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
 ]
+_ID = re.compile("[0-9a-f]{32}")
+"""Of a session. Whatever else stands in its place in a path may be anything."""
 _SOCKET_FAILED = 1011  # RFC 6455, 7.4.1
 
 
@@ -119,7 +122,7 @@ def _entry(scope: Scope, status: int, at: int, seconds: float) -> Entry | None:
         path=path,
         status=status,
         duration=round(seconds * 1_000_000),
-        session=session if isinstance(session, str) and len(session) == 32 else None,
+        session=session if isinstance(session, str) and _ID.fullmatch(session) else None,
         read=state.get("read") if status < 400 else None,
     )
 
