@@ -227,3 +227,25 @@ def test_what_is_no_number_does_not_enter_a_figure() -> None:
     found = summaries.figures(summary, [summaries.add(summary, None, records, 1)], 0)
     assert (found["mean"], found["first"], found["none"]) == (3.0, "x" * 200, None)
     assert found["last"] == found["first"]
+
+
+def test_what_a_session_stores_is_bounded_with_its_figures(app: App) -> None:
+    """Sealed, and with what the summary grows by: never a byte beyond."""
+    session = coach(app)
+    with pytest.raises(LimitReached):
+        for batch in range(200):
+            app.put(session, TEN, *(batch + number / 7 for number in range(20)))
+    found = app.store.log.find([session])[session].session
+    assert 2_000 < found.stored_bytes <= 4_000
+    assert found.stored_bytes == app.store.log.stored_bytes()
+
+
+def test_a_summary_that_was_taken_is_not_begun_again(app: App) -> None:
+    """What is stored later is kept, without figures."""
+    session = coach(app)
+    app.put(session, TEN)
+    found = app.store.log.find([session])[session]
+    taken = found.session.changed(erased=frozenset({Scope.SUMMARY}), summary_size=0)
+    content = Content("metrics", bytearray(b"x"), records=[{"x": 1}])
+    _, changes = app.items._storing(taken, content, "0" * 32, 0, TEN, A)
+    assert changes.partials == ()

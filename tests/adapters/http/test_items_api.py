@@ -178,7 +178,7 @@ class TestSummary:
         assert before["figures"]["avg_stillness"] == pytest.approx(1.6 / 4)
         assert before["figures"]["total_frames"] == 4
         assert before["figures"]["session_duration"] == 60.0
-        assert before["contributors"] == 3
+        assert before["contributors"] == 2
         site.wait(4 * MINUTE)
         site.sweep()
         after = site.ask("GET", path)
@@ -390,3 +390,112 @@ def test_a_key_is_for_one_operation_and_its_arguments(site: Site) -> None:
     assert events == ["created", "joined", "joined", "extended", "extended", "completed"]
     site.wait(3 * HOUR)
     assert site.ask("GET", path)["state"] == "expired"
+
+
+class TestWhatAnAttackerTried:
+    """Each was possible once."""
+
+    def test_a_key_on_something_else_is_another_item(self, site: Site) -> None:
+        """Another kind, other records, another size: kept beside, and nobody else is disturbed."""
+        session = site.session("biometric-coach")
+        path = f"/v1/sessions/{session}"
+        found = {
+            site.ask(
+                "POST",
+                f"{path}/items",
+                {"kind": kind, "records": records(value)},
+                expect=201,
+                Idempotency_Key="k",
+            )["id"]
+            for kind, value in (("a", 0.1), ("b", 0.1), ("a", 0.2), ("a", 0.1))
+        }
+        assert len(found) == 3
+        uploads = {
+            site.ask(
+                "POST",
+                f"{path}/uploads",
+                {"kind": "video", "size": size},
+                expect=201,
+                Idempotency_Key="k",
+            )["id"]
+            for size in (5, 6, 5)
+        }
+        assert len(uploads) == 2
+
+    def test_a_chunk_outlives_the_one_before_it_that_was_due(self, site: Site) -> None:
+        """Nobody sweeps: what is due goes first, then the new one is stored and stays."""
+        session = site.session("video-analysis")
+        begun = upload(site, session, b"x" * (CHUNK + 10))
+        one = f"/v1/sessions/{session}/uploads/{begun['id']}"
+        send(site, f"{one}/chunks/0", b"x" * CHUNK)
+        site.wait(5 * MINUTE)
+        assert send(site, f"{one}/chunks/1", b"x" * 10)["received"] == 1
+        assert site.ask("GET", one)["received"] == [1]
+        rows = databases.row_counts(site.lapse.settings.database_url, databases.PEOPLE)
+        assert (rows["items"], rows["uploads"], rows["data_keys"]) == (1, 1, 1)
+        assert site.lapse.log.stored_bytes() == 10 + 28
+
+    def test_an_upload_that_was_announced_outlives_chunks_of_another(self, site: Site) -> None:
+        """They have their own terms."""
+        session = site.session("video-analysis")
+        path = f"/v1/sessions/{session}/uploads"
+        first = upload(site, session, b"x" * 10)
+        send(site, f"{path}/{first['id']}/chunks/0", b"x" * 10)
+        site.wait(4 * MINUTE)
+        second = upload(site, session, b"x" * 10)
+        site.wait(MINUTE)
+        site.sweep()
+        assert send(site, f"{path}/{second['id']}/chunks/0", b"x" * 10)["complete"]
+
+    @pytest.mark.parametrize(
+        "values", [(1e200, 1.0), (1.7e308, 1.7e308), (1e200, -1e200), (2**53, 2**53, 2**53)]
+    )
+    def test_figures_too_large_for_a_number_are_null_and_break_nothing(
+        self, site: Site, values: tuple[float, ...]
+    ) -> None:
+        """Neither what is stored next, nor anybody's look at the summary."""
+        session = site.session("biometric-coach")
+        for value in values:
+            store(site, session, value)
+        store(site, session, *values)
+        figures = site.ask("GET", f"/v1/sessions/{session}/summary")["figures"]
+        assert figures["total_frames"] == 2 * len(values)
+        assert figures["avg_stillness"] is None or math.isfinite(figures["avg_stillness"])
+
+    def test_who_left_reads_and_stores_nothing_any_more(self, site: Site) -> None:
+        """Back again, they do."""
+        session = site.session("biometric-coach")
+        ann = site.join(session, "ann")
+        path, token = f"/v1/sessions/{session}", ann["access_token"]
+        site.ask("GET", f"{path}/items", token=token)
+        site.ask("POST", f"{path}/leave", {}, token=token)
+        site.ask("GET", f"{path}/items", token=token, expect=404)
+        body = {"kind": "landmarks", "records": records(0.5)}
+        site.ask("POST", f"{path}/items", body, token=token, expect=404)
+        site.join(session, "ann")
+        site.ask("GET", f"{path}/items", token=token)
+
+    def test_who_takes_part_extends_an_hour_beyond_the_rules(self, site: Site) -> None:
+        """However often; its producer may go further."""
+        session = site.session("reading-room")
+        ann = site.join(session, "ann")
+        path = f"/v1/sessions/{session}/extend"
+        for _ in range(2):
+            site.ask("POST", path, {"until": "2026-01-01T02:00:00Z"}, token=ann["access_token"])
+        far = {"until": "2026-01-01T02:00:01Z"}
+        site.ask("POST", path, far, token=ann["access_token"], expect=409)
+        site.ask("POST", path, {"until": "9999-12-31T00:00:00Z"})
+
+    def test_a_body_is_refused_before_it_is_read(self, site: Site) -> None:
+        """For a session that is unknown, over, or another policy's; nothing is held for it."""
+        token = site.token("producer", "reading-room")
+        body = {"kind": "landmarks", "records": records(0.5)}
+        other = site.session("biometric-coach")
+        site.ask("POST", f"/v1/sessions/{other}/items", body, token=token, expect=403)
+        site.ask("POST", f"/v1/sessions/{'0' * 32}/items", body, token=token, expect=404)
+        assert site.client.app.state.in_flight.held == 0  # type: ignore[attr-defined]
+
+    def test_requests_are_not_shown_to_tokens_of_some_policies(self, site: Site) -> None:
+        """They name sessions of all."""
+        token = site.token("auditor", "reading-room")
+        site.ask("GET", "/v1/audit/requests", token=token, expect=403)
