@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
+from adapters.cli.demo_examples import Examples, serving_examples
 from adapters.cli.demo_feed import Deed, Do, feed
 from adapters.cli.errors import refusals
 from adapters.cli.options import load
@@ -117,7 +119,7 @@ def demo(
     ] = None,
     folder: Annotated[
         Path,
-        typer.Option("--folder", metavar="FOLDER", help="Where the demo's database and keys go."),
+        typer.Option("--folder", metavar="FOLDER", help="Where the demo's databases and keys go."),
     ] = Path("lapse-demo"),
     seed: Annotated[
         int, typer.Option("--seed", metavar="NUMBER", help="Another seed, other people.")
@@ -126,7 +128,8 @@ def demo(
 ) -> None:
     """Watch the main job: a made-up feed through every preset, with the clock running fast.
 
-    Uses a database of its own and nothing else. Ctrl-C ends it with the summary.
+    Beside it the example pages are live, on loopback. Uses databases of its own and nothing else.
+    Ctrl-C ends it with the summary.
     """
     with refusals():
         try:
@@ -134,8 +137,11 @@ def demo(
         except ValueError as error:
             raise SettingsInvalid(f"--for: {error}") from None
         settings = _fresh(folder)
-        with open_lapse(settings) as lapse:
-            _run(lapse, folder, duration, seed, as_json=as_json)
+        with ExitStack() as parts:
+            if not as_json:
+                beside = serving_examples(settings, folder / "examples")
+                _introduce(folder, duration, parts.enter_context(beside))
+            _run(parts.enter_context(open_lapse(settings)), folder, duration, seed, as_json=as_json)
 
 
 def _fresh(folder: Path) -> Settings:
@@ -174,8 +180,6 @@ def _run(lapse: Lapse, folder: Path, duration: int | None, seed: int, *, as_json
     show = Demo(lapse)
     ticker = Ticker(lapse.log, lapse.policies, clock, lapse.holder, read_again=100 * MILLISECOND)
     projecting = threading.Thread(target=lapse.projector.run, args=(stop,), daemon=True)
-    if not as_json:
-        _introduce(folder, duration)
     ticker.start()
     projecting.start()
     try:
@@ -209,13 +213,17 @@ def _pace(
                 live.update(_table(lapse, show, clock()), refresh=True)
 
 
-def _introduce(folder: Path, duration: int | None) -> None:
+def _introduce(folder: Path, duration: int | None, examples: Examples) -> None:
     length = f"{duration / SECOND:.0f} s" if duration else "about a minute; Ctrl-C ends it"
     console.print(
         f"Up to {DAYS} days in {length}: made-up people visit, read, train, upload and leave,\n"
         "and Lapse forgets them on time. Everything happens in one SQLite file; who somebody was\n"
         "is sealed under keys that go when the session is erased.\n"
-        f"  database  {folder / 'db' / 'lapse.db'}\n  keys      {folder / 'keys'}\n",
+        f"  database  {folder / 'db' / 'lapse.db'}\n  keys      {folder / 'keys'}\n\n"
+        "Meanwhile three example pages are live, at the usual pace and with a database of their\n"
+        "own: a reading room, a biometric coach, a video analysis. They ask for this token, which\n"
+        "ends with the demo:\n"
+        f"  pages     {examples.url}\n  token     {examples.token}\n",
         markup=False,
         soft_wrap=True,
     )

@@ -97,7 +97,7 @@ def _serve(
     with ExitStack() as parts:
         parts.enter_context(repeating("forget-keys", lapse.keyring.forget_old, REFRESH_SECONDS))
         if only != "api":
-            ticker = parts.enter_context(_working(lapse, stop))
+            ticker = parts.enter_context(working(lapse, stop))
             # In a thread of its own: moving many keys takes a while, and sweeps must not wait.
             rotation = lapse.rotation()
             parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
@@ -108,7 +108,7 @@ def _serve(
         watching = _budgets(lapse, erasing=only != "api")
         parts.enter_context(repeating("budgets", watching.look, budgets.SECONDS, first=0))
         if only != "worker":
-            url = parts.enter_context(_answering(lapse, host, port))
+            url = parts.enter_context(answering(lapse, host, port))
         if ready_file is not None:
             _write_ready(_partial(ready_file), url)
             _partial(ready_file).replace(ready_file)
@@ -119,7 +119,7 @@ def _serve(
 
 
 @contextmanager
-def _working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
+def working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
     """Scheduler and projections."""
     ticker = Ticker(
         lapse.log,
@@ -158,7 +158,7 @@ def _budgets(lapse: Lapse, *, erasing: bool) -> Budgets:
 
 
 @contextmanager
-def _answering(lapse: Lapse, host: str, port: int) -> Iterator[str]:
+def answering(lapse: Lapse, host: str, port: int) -> Iterator[str]:
     """The HTTP API; its address."""
     # FastAPI takes half a second to import: only what serves pays for it.
     from adapters.http.opening import open_http  # noqa: PLC0415
