@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,20 +55,30 @@ def spent(served: Served, work: Callable[[], None]) -> Spent:
 
 
 @contextmanager
-def serving(server: PostgresServer, url: str, keys: Path, log: Path) -> Iterator[Served]:
+def serving(
+    server: PostgresServer,
+    url: str,
+    keys: Path,
+    log: Path,
+    *,
+    port: int = 0,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Served]:
     """`lapse serve`, everything in one process, with the settings of an installation but for the
-    rate limit: one client stands for all here. log: where its output goes."""
-    ready = keys / "ready.json"
+    rate limit: one client stands for all here. log: where its output goes, one of its own for every
+    service beside others. port: where it answers; 0: somewhere. settings: more variables."""
+    ready = log.with_suffix(".ready")
     environment = {
         **os.environ,
         "LAPSE_DATABASE_URL": url,
         "LAPSE_KEY_URL": keys.as_uri(),
         "LAPSE_RATE_LIMIT": "1000000/second",
+        **(settings or {}),
     }
     program = str(Path(sys.executable).with_name("lapse"))
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, program, "serve", "--port", "0", "--ready-file", str(ready)],
+            [sys.executable, program, "serve", "--port", str(port), "--ready-file", str(ready)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -44,8 +44,8 @@ def soundness(what: str, lapse: Lapse) -> Iterator[Row]:
         counted = dict(map(tuple, connection.exec_driver_sql(_COUNTED).fetchall()))
         alive = dict(map(tuple, connection.exec_driver_sql(_ALIVE).fetchall()))
     yield exactly(f"{what}: events (peer: the head's position)", events, head)
-    wrong = sum(abs(counted.get(scope, 0) - alive.get(scope, 0)) for scope in counted | alive)
-    yield exactly(f"{what}: sessions that the counters miscount (peer: none)", wrong, 0)
+    wrong = sum(int(abs(counted.get(scope, 0) - alive.get(scope, 0))) for scope in counted | alive)
+    yield exactly(f"{what}: sessions and bytes that the counters miscount (peer: none)", wrong, 0)
     findings = list(check_log(lapse.engines, lapse.log, lapse.clock(), lambda *_: None))
     for finding in findings[:10]:
         say(f"  {finding}")
@@ -58,7 +58,9 @@ _COUNTED = "SELECT scope, used FROM counters WHERE used <> 0"
 _ALIVE = (
     "SELECT 'policy:' || policy, count(*) FROM sessions WHERE phase <> 'expired' GROUP BY policy "
     "UNION ALL SELECT 'owner:' || policy || ':' || owner_subject, count(*) FROM sessions "
-    "WHERE phase <> 'expired' AND owner_subject IS NOT NULL GROUP BY policy, owner_subject"
+    "WHERE phase <> 'expired' AND owner_subject IS NOT NULL GROUP BY policy, owner_subject "
+    "UNION ALL SELECT 'bytes:' || policy, sum(stored_bytes) FROM sessions "
+    "WHERE stored_bytes > 0 GROUP BY policy"
 )
 """What the counters must be, as `db rebuild sessions` makes them."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.servers import PostgresServer
-from tests.torture import log
+from tests.torture import _http_scale, http, log, storage
 from tests.torture._scale import TINY
 
 SHOWS = {
@@ -29,4 +29,20 @@ def test_each_part_of_the_torture_finds_the_log_whole(
     """Nothing acknowledged is lost, nothing is doubled, skipped or miscounted."""
     rows = list(log.PARTS[part](TINY, postgres_server))
     assert rows or part == "irc"
+    assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.row("G1", "G2")
+def test_an_instance_that_is_killed_takes_nothing_along(postgres_server: PostgresServer) -> None:
+    """What was acknowledged stays, nothing happens twice, watchers miss nothing."""
+    rows = list(http.PARTS["killed-instance"](_http_scale.TINY, postgres_server))
+    assert rows
+    assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.row("P1.5")
+def test_sessions_give_back_what_they_cost(postgres_server: PostgresServer) -> None:
+    """Bytes in the database, and none of them in the memory of the service."""
+    rows = list(storage.PARTS["tiers"](_http_scale.TINY, postgres_server))
+    assert rows
     assert [row for row in rows if not row.ok] == []
