@@ -189,7 +189,7 @@ def _compared(
     for tier, cost in (("full", full), ("summary", summarized), ("erased", erased)):
         yield _shown(f"{name}{tier} (peer: before)", cost.resident / MB, idle.resident / MB)
     allowed = max(NOISE, (100 - FALLS_BY) / 100 * full.stored / MB)
-    name = f"{what}: MB that the service grew by (peer: a fifth of what they store, at least 8), "
+    name = f"{what}: MB that the service grew by, "
     for tier, cost in (("full", full), ("summary", summarized), ("erased", erased)):
         grown = max(0.0, (cost.resident - idle.resident) / MB)
         yield at_most(
