@@ -181,6 +181,9 @@ def _end(traffic: Traffic, url: str, folder: Path) -> None:
 
         wait_until(erased, LAST_ENDINGS, "the last erasures")
         head = lapse.log.head()
+    for stream in traffic.streams:
+        if stream.done():
+            stream.result()  # what it broke off with
     for watcher in traffic.watchers:
         wait_until(
             lambda one=watcher: bool(one.positions) and one.positions[-1] >= head,  # type: ignore[misc]

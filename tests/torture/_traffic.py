@@ -181,9 +181,9 @@ class Watcher:
                     event = {}
 
     def _take(self, event: Mapping[str, str]) -> None:
-        if "id" in event:
-            self._last = event["id"]
-            if event["event"] == "reset":
-                self.resets += 1
-            else:
-                self.positions.append(json.loads(event["data"])["position"])
+        """An id alone says where the stream begins."""
+        self._last = event.get("id", self._last)
+        if event.get("event") == "reset":
+            self.resets += 1
+        elif "id" in event and "data" in event:
+            self.positions.append(json.loads(event["data"])["position"])
