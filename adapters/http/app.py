@@ -56,6 +56,9 @@ _OF_A_SESSION: Mapping[int | str, dict[str, Any]] = {
     409: _refusal("Not in this state, held, or somebody else was faster."),
     410: _refusal("The session is over; `options` says what can be done."),
 }
+_OF_CONTENT: Mapping[int | str, dict[str, Any]] = {
+    408: _refusal("The body came too slowly."),
+}
 _OF_THE_LOG: Mapping[int | str, dict[str, Any]] = {
     404: _refusal("Nothing is known of it."),
     409: _refusal("The log was restored, or somebody else was faster."),
@@ -86,7 +89,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     problems.install(app, METHODS)
     app.include_router(sessions.other_methods)
     app.include_router(sessions.router, responses=dict(_OF_A_SESSION))
-    app.include_router(items.router, responses=dict(_OF_A_SESSION))
+    app.include_router(items.router, responses={**_OF_A_SESSION, **_OF_CONTENT})
     app.include_router(watching.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.sockets)
     for module in (policies, events):

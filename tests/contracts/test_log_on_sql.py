@@ -15,7 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.log.engine import StoreUnavailable, open_engines
 from adapters.log.event_log import SqlLog
 from adapters.log.transcoder import encode_event
-from domain.errors import CorruptEvent, CorruptState, LapseError, SessionExists, StoreError
+from domain.errors import (
+    Conflict,
+    CorruptEvent,
+    CorruptState,
+    LapseError,
+    SessionExists,
+    StoreError,
+)
 from domain.policy import DAY, HOUR, SECOND, Versions
 from domain.ports import (
     Append,
@@ -23,15 +30,18 @@ from domain.ports import (
     Bookmark,
     Changes,
     Found,
+    Item,
+    ItemHead,
     Rearm,
     SweepCount,
     Verdict,
     owner_scope,
     policy_scope,
 )
-from domain.session import SCHEDULER, Expired
+from domain.session import SCHEDULER, Expired, Scope, evolve
 from domain.use_cases.sweep import sweep_once
 from tests.contracts.authors import (
+    ACTOR,
     ROOM,
     TEN,
     VERSION,
@@ -524,3 +534,18 @@ def test_a_connection_that_ends_within_a_transaction(postgresql_store: SqlStore)
             store.log.submit(opening("a", command=b"c"), TEN)
     assert store.log.head() == 0
     assert store.log.submit(opening("a"), TEN) == Appended("a", 1)
+
+
+def test_a_row_that_contradicts_the_database_fails_its_author_only(sql_store: SqlStore) -> None:
+    """The others of its batch are written; its author is told to decide again."""
+    item = Item(ItemHead("i", 0, Scope.FULL, "metrics", TEN, 6), b"sealed")
+    sql_store.log.submit(opening("a", changes=Changes(items=(item,))), TEN)
+    found = sql_store.log.find(["a"])["a"].session
+    events = found.store(1, 6, TEN, ACTOR, scope=Scope.FULL)
+    again = Append(found, evolve(found, events[0]), events, None, Changes(items=(item,)))
+    answers = sql_store.log.append([again, opening("b"), opening("c")], TEN)
+    assert [type(answer) for answer in answers] == [Conflict, Appended, Appended]
+    assert set(sql_store.log.find(["a", "b", "c"])) == {"a", "b", "c"}
+    assert [one.position for one in sql_store.log.read(0, 100)] == list(
+        range(1, sql_store.log.head() + 1)
+    )

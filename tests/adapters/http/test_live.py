@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from adapters.http.cursors import cursor
 from adapters.http.feed import Feed, Passing
 from adapters.http.server import bind, serving, url_of
+from adapters.http.tokens import Role
 from domain.policy import DAY, HOUR, MINUTE, SECOND
 from tests.adapters.http.conftest import Site
 from tests.servers import PostgresServer, wait_until
@@ -281,3 +282,31 @@ def test_a_watcher_sleeps_while_others_are_appended(site: Site) -> None:
         assert watcher.position < feed.head
 
     asyncio.run(watch())
+
+
+def test_a_stream_ends_with_its_token(site: Site, live: str) -> None:
+    """What happens afterwards is for whoever comes with another one."""
+    session = site.session()
+    tokens = site.service.tokens
+    short = tokens.mint(Role.PRODUCER, MINUTE, "short-lived")
+    with watching(live, f"/v1/sessions/{session}/watch", short) as events:
+        site.join(session)
+        assert events.names(1) == ["joined"]
+        site.wait(MINUTE)
+        site.ask("POST", f"/v1/sessions/{session}/complete")
+        with pytest.raises(EOFError):
+            events.next()
+
+
+def test_a_socket_leaves_an_entry_of_who_watched(site: Site, live: str) -> None:
+    """As every request does, with how long it was open."""
+    session = site.session()
+    with socket(live, f"/v1/sessions/{session}/watch", site.token("producer")):
+        site.join(session)
+    path = f"/v1/audit/requests?session={session}"
+
+    def watched() -> bool:
+        found = site.ask("GET", path, role="auditor")["requests"]
+        return any(one["status"] == 101 and one["path"].endswith("/watch") for one in found)
+
+    wait_until(watched, PATIENCE, "the entry")
