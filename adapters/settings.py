@@ -143,12 +143,13 @@ class Settings(BaseSettings):
         default=None,
         ge=1_000_000,
         description="Bytes that all sessions together should store at most. Above "
-        "`emergency_share` of it the oldest are erased, see docs/how-to/limit-storage.md.",
+        "`emergency_share` of it the oldest are erased, see docs/how-to/store-data.md.",
     )
     memory_budget: int | None = Field(
         default=None,
         ge=50_000_000,
-        description="Bytes of memory that one `lapse serve` should use at most; as above.",
+        description="Bytes of memory that one `lapse serve` should use at most; above "
+        "`emergency_share` of it no more content is taken.",
     )
     emergency_share: float = Field(
         default=0.8,
@@ -204,6 +205,12 @@ class Settings(BaseSettings):
     def _examples_have_the_client(self) -> "Settings":
         if self.examples and not self.pages:
             raise ValueError("LAPSE_EXAMPLES=true needs LAPSE_PAGES=true: they load the client")
+        return self
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> "Settings":
+        if self.http_body > self.upload_memory // 4:
+            raise ValueError("LAPSE_HTTP_BODY must be at most a quarter of LAPSE_UPLOAD_MEMORY")
         return self
 
     @model_validator(mode="after")

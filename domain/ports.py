@@ -55,7 +55,7 @@ class DataKey:
     """A key that seals one tier of one participant in one session, wrapped under their own.
 
     token: whose; empty: of what belongs to nobody in particular, then the subject is the session
-    itself. fresh: whether this row is to be written.
+    itself.
     """
 
     session_id: str
@@ -63,7 +63,6 @@ class DataKey:
     token: str
     subject: SubjectKey
     wrapped: bytes
-    fresh: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,6 @@ class Scope(StrEnum):
     EVERYTHING = "everything"
 
 
-KEPT = (Scope.FULL, Scope.CHUNKS, Scope.SUMMARY)
-"""What an item can be stored as."""
-
-
 class Tier(StrEnum):
     """What is still kept."""
 

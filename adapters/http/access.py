@@ -89,8 +89,10 @@ async def authorize(request: Request) -> Principal | None:
     roles = ACCESS.get((request.method, route))
     if roles is not None and not roles:
         return None
-    principal = _principal(request)
-    request.state.principal = principal
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:  # else the short way has asked already, see adapters/http/hot.py
+        principal = _principal(request)
+        request.state.principal = principal
     if roles is None or principal.role not in roles:
         raise forbidden(f"the role {principal.role} may not do this")
     of = request.path_params.get("session_id", principal.session)

@@ -51,20 +51,24 @@ class InFlight:
             raise _too_large(most)
         body = bytearray()
         try:
+            await self._read(request, session_id, most, body)
+            yield body
+        finally:
+            self._give(session_id, len(body))
+            wipe(body)
+
+    async def _read(self, request: Request, session_id: str, most: int, into: bytearray) -> None:
+        try:
             async with asyncio.timeout(PATIENCE):
                 async for part in request.stream():
-                    if len(body) + len(part) > most:
+                    if len(into) + len(part) > most:
                         raise _too_large(most)
                     self._take(session_id, len(part))
-                    body += part
-            yield body
+                    into += part
         except TimeoutError:
             raise Refused(
                 408, "slow", "The body came too slowly", f"send it within {PATIENCE:.0f} s"
             ) from None
-        finally:
-            self._give(session_id, len(body))
-            wipe(body)
 
     def _take(self, session_id: str, size: int) -> None:
         mine = self._held.get(session_id, 0)

@@ -40,7 +40,7 @@ from adapters.http.tokens import Principal
 from adapters.keyring.aead import wipe
 from domain.errors import StoreError
 from domain.session import Scope
-from domain.use_cases.items import CHUNK, Content, Ends, StoredItem, StoredUpload
+from domain.use_cases.items import CHUNK, MOST_CHUNKS, Content, Ends, StoredItem, StoredUpload
 
 _log = structlog.get_logger(component="http")
 
@@ -50,7 +50,7 @@ Here = Annotated[Service, Depends(the_service)]
 ItemId = Annotated[
     str, Path(pattern=r"^[0-9a-f]{32}$", examples=["2c26b46b68ffc68ff99b453c1d304134"])
 ]
-Index = Annotated[int, Path(ge=0, le=10**6, description="From 0.", examples=[0])]
+Index = Annotated[int, Path(ge=0, le=MOST_CHUNKS, description="From 0.", examples=[0])]
 OfKind = Annotated[Name | None, Query(description="Of this kind only.", examples=["landmarks"])]
 Digest = Annotated[
     str,
@@ -224,8 +224,9 @@ def item(
     stored, plaintext = here.lapse.items.get(session_id, item_id, here.now())
     try:
         if stored.head.count is None:
-            media_type = stored.head.media_type
-            return Response(bytes(plaintext), media_type=media_type, headers=_HARMLESS)
+            # As it was sent: a media type given as such gets a charset added.
+            headers = {**_HARMLESS, "Content-Type": str(stored.head.media_type)}
+            return Response(bytes(plaintext), headers=headers)
         document = _item_document(session_id, stored)
         return _json({**document, "records": orjson.loads(plaintext)}, 200, _HARMLESS)
     finally:
@@ -320,7 +321,7 @@ async def put_chunk(
 
         def put() -> Any:
             return here.lapse.items.put_chunk(
-                session_id, upload_id, index, body, here.now(), who.actor
+                session_id, upload_id, index, body, here.now(), who.actor, who.participant
             )
 
         received = await run_in_threadpool(put)
@@ -332,7 +333,8 @@ async def put_chunk(
         "complete": received.received == received.chunks,
     }
     if not received.repeated:
-        note = Passing("chunk_received", session_id, received.policy, here.now(), document)
+        told = {**document, "upload": upload_id}
+        note = Passing("chunk_received", session_id, received.policy, here.now(), told)
         await run_in_threadpool(_tell, request.app.state.feed, note)
     return _json(document, 200 if received.repeated else 201, {})
 
@@ -388,8 +390,10 @@ def upload_content(
 
 def _sent(chunks: Iterable[bytearray]) -> Iterator[bytes]:
     for plaintext in chunks:
-        yield bytes(plaintext)
-        wipe(plaintext)
+        try:
+            yield bytes(plaintext)
+        finally:
+            wipe(plaintext)
 
 
 # -- documents --------------------------------------------------------------------------------

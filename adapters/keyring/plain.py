@@ -39,7 +39,7 @@ class PlainKeyring:
     def new_data_key(
         self, subject: SubjectKey, session_id: str, tier: Scope, token: str
     ) -> DataKey:
-        return DataKey(session_id, tier, token, subject, b"", fresh=True)
+        return DataKey(session_id, tier, token, subject, b"")
 
     def seal(self, key: DataKey, item: str, field: str, content: Buffer) -> bytes:
         return b""

@@ -32,7 +32,7 @@ class Sealing:
         subject_key, key = self._subject_key(subject), new_key()
         with wiping(subject_key, key):
             wrapped = seal(subject_key, key, place)
-        return DataKey(session_id, tier, token, subject, wrapped, fresh=True)
+        return DataKey(session_id, tier, token, subject, wrapped)
 
     def seal(self, key: DataKey, item: str, field: str, content: Buffer) -> bytes:
         opened = self._data_key(key)

@@ -632,11 +632,13 @@ class SqlLog:
         try:
             with self._engines.write() as connection:
                 self._check_clock(connection, holder)
-                count = self._sweep(connection, now, limit, decide)
+                count, gone = self._sweep(connection, now, limit, decide)
                 if mark is not None:
                     _save_bookmark(connection, mark(count))
         except IntegrityError:
             return self._sweep_singly(now, limit, decide, holder, mark)
+        if gone:
+            self._erased(gone)
         if count.events:
             self.wakeups.notify()
         return count
@@ -648,7 +650,8 @@ class SqlLog:
         limit: int,
         decide: Decide,
         only: str | None = None,
-    ) -> SweepCount:
+    ) -> tuple[SweepCount, Sequence[str]]:
+        """The count, and which subjects are gone."""
         rows = self._claim(connection, now, limit, only)
         found, failed = [], []
         for row in rows:
@@ -672,7 +675,7 @@ class SqlLog:
         again = [(by_id[id_].session, due_at, by_id[id_].owner) for id_, due_at, _ in rearms]
         save_sessions(connection, again)
         _postpone(connection, failed)
-        return SweepCount(
+        count = SweepCount(
             due=len(rows),
             done=len(batch.accepted),
             held=sum(rearm.verdict is Verdict.HELD for rearm in rearms),
@@ -681,6 +684,7 @@ class SqlLog:
             events=_topics(appends),
             more=len(rows) == limit,
         )
+        return count, batch.gone
 
     def _sweep_singly(
         self, now: int, limit: int, decide: Decide, holder: str, mark: Mark | None
@@ -693,9 +697,11 @@ class SqlLog:
             try:
                 with self._engines.write() as connection:
                     self._check_clock(connection, holder)
-                    count = self._sweep(connection, now, 1, decide, only=session_id)
+                    count, gone = self._sweep(connection, now, 1, decide, only=session_id)
                     if mark is not None:
                         _save_bookmark(connection, mark(total + count))
+                if gone:
+                    self._erased(gone)
             except IntegrityError:
                 count = SweepCount(due=1, failed=1)
                 with self._engines.write() as connection:

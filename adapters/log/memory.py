@@ -99,7 +99,7 @@ class _Stored:
             self.joint = replace(changes.joint, fresh=False)
         for key in changes.keys:
             person = replace(key.subject, fresh=False)
-            self.keys[key.tier, key.token] = replace(key, subject=person, fresh=False)
+            self.keys[key.tier, key.token] = replace(key, subject=person)
         self.items.update({(one.head.item_id, one.head.part): one for one in changes.items})
         self.uploads.update({one.upload_id: one for one in changes.uploads})
         self.partials.update({one.token: one for one in changes.partials})

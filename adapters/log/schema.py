@@ -83,14 +83,20 @@ sessions = Table(
         "created_at",
         postgresql_where=text("owner_subject IS NOT NULL"),
     ),
-    # Whom an emergency looks at; few sessions store much at once.
+    # Whom an emergency looks at: those that are finished, then the others.
     Index(
-        "sessions_that_store",
+        "sessions_storing_finished",
         "partition",
-        "phase",
         "created_at",
-        sqlite_where=text("stored_bytes > 0"),
-        postgresql_where=text("stored_bytes > 0"),
+        sqlite_where=text("stored_bytes > 0 AND phase <> 'active'"),
+        postgresql_where=text("stored_bytes > 0 AND phase <> 'active'"),
+    ),
+    Index(
+        "sessions_storing_active",
+        "partition",
+        "last_seen_at",
+        sqlite_where=text("stored_bytes > 0 AND phase = 'active'"),
+        postgresql_where=text("stored_bytes > 0 AND phase = 'active'"),
     ),
     # Room on the page for the next version of a row: an update that moves no deadline stays on it.
     postgresql_with={"fillfactor": "80"},

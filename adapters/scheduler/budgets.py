@@ -43,6 +43,7 @@ class Budgets:
         self._clock = clock
         self._storage = None if storage is None else int(storage * share)
         self._memory = None if memory is None else int(memory * share)
+        self._stuck_at: int | None = None
 
     def look(self) -> Relief:
         """Look once. A failure is logged, and looked at again the next time."""
@@ -69,9 +70,12 @@ class Budgets:
         if stored <= self._storage:
             self._alerts.end("storage", bytes=stored, most=self._storage)
             return Relief(stored=stored)
+        if stored == self._stuck_at:
+            return Relief(stored=stored)  # nothing that may go is left; holds say so
         self._alerts.begin("storage", bytes=stored, most=self._storage)
         began = time.perf_counter()
         relief = relieve(self._log, self._sessions, self._clock(), self._storage)
+        self._stuck_at = relief.stored if relief.stored > self._storage else None
         _log.warning(
             "emergency",
             operation="relieve",

@@ -6,7 +6,7 @@ exactly in bounded memory - HyperLogLog for `distinct` (standard error 1.6 %), K
 (rank error 1.7 %). So the parts of several participants merge, and a part can be left out.
 
 A policy names an aggregate of one's own as `plugin.NAME(field)`: a Python entry point NAME in the
-group `lapse.aggregates` that is an `Aggregate` (docs/how-to/aggregates.md).
+group `lapse.aggregates` that is an `Aggregate` (docs/how-to/store-data.md).
 """
 
 import math

@@ -344,10 +344,14 @@ class Items:
         plaintext: bytearray,
         now: int,
         actor: str,
+        participant: str | None = None,
     ) -> Received:
-        """Keep one chunk; the same again changes nothing. Raises ContentRefused, and as `store`."""
+        """Keep one chunk; the same again changes nothing. participant: who sends it, if they may
+        for an upload about them alone. Raises ContentRefused, and as `store`."""
         self._readable(session_id, now)
         upload = self._upload(session_id, upload_id)
+        if participant is not None and upload.participants != (participant,):
+            raise ItemUnknown(session_id, upload_id)
         expected = min(CHUNK, upload.size - index * CHUNK)
         if not 0 <= index < chunks_of(upload):
             raise ContentRefused(f"this upload has chunks 0 to {chunks_of(upload) - 1}")
@@ -384,8 +388,11 @@ class Items:
         found = self._readable(session_id, now)
         upload = self._upload(session_id, upload_id)
         received, ends = [], self._ends(found, Scope.CHUNKS, upload.created_at, now)
+        known: dict[int, Ends] = {}  # chunks that came together end together
         for chunk in self._vault.chunks(session_id, upload_id):
-            chunk_ends = self._ends(found, chunk.scope, chunk.stored_at, now)
+            if chunk.stored_at not in known:
+                known[chunk.stored_at] = self._ends(found, chunk.scope, chunk.stored_at, now)
+            chunk_ends = known[chunk.stored_at]
             if not _over(chunk_ends, now):
                 received.append(chunk.part)
                 ends = chunk_ends if len(received) == 1 else _earlier(ends, chunk_ends)
@@ -396,7 +403,7 @@ class Items:
     def chunk(self, session_id: str, upload_id: str, index: int, now: int) -> bytearray:
         """The bytes of a chunk. Raises ItemUnknown, ItemErased, and as `get`."""
         found = self._readable(session_id, now)
-        return self._content(found, upload_id, index, now)[1]
+        return self._content(found, upload_id, index, now, chunk=True)[1]
 
     def whole(
         self, session_id: str, upload_id: str, clock: Callable[[], int]
@@ -428,7 +435,7 @@ class Items:
         Raises ItemUnknown, ItemErased, SessionExpired, SessionErased, SessionNotFound.
         """
         found = self._readable(session_id, now)
-        return self._content(found, item_id, 0, now)
+        return self._content(found, item_id, 0, now, chunk=False)
 
     def list(
         self,
@@ -462,16 +469,16 @@ class Items:
         if not policy.summary or Scope.SUMMARY in view.session.erased:
             raise ItemUnknown(session_id, _SUMMARY)
         keys = self._vault.data_keys(session_id, Scope.SUMMARY)
+        # Written with their keys; some may be deleted with them meanwhile.
+        partials = [one for one in self._vault.partials(session_id) if one.token in keys]
+        people = sum(1 for one in partials if one.token)
         opened = [
-            self._keyring.open(keys[one.token], _SUMMARY, "partial", one.sealed)
-            for one in self._vault.partials(session_id)
-            if one.token in keys  # written with their keys; deleted with them meanwhile
+            self._keyring.open(keys[one.token], _SUMMARY, "partial", one.sealed) for one in partials
         ]
         figures = self._summaries.figures(policy.summary, opened, found.session.created_at)
         for partial in opened:
             _wipe(partial)
         ends = self._ends(found, Scope.SUMMARY, found.session.created_at, now)
-        people = sum(1 for token in keys if token)
         return Figures(view.session.tier, figures, people, ends)
 
     def _readable(self, session_id: str, now: int) -> Found:
@@ -485,11 +492,11 @@ class Items:
         return found
 
     def _content(
-        self, found: Found, item_id: str, part: int, now: int
+        self, found: Found, item_id: str, part: int, now: int, *, chunk: bool
     ) -> tuple[StoredItem, bytearray]:
         session_id = found.session.id
         item = self._vault.item(session_id, item_id, part)
-        if item is None:
+        if item is None or (item.head.scope is Scope.CHUNKS) is not chunk:
             raise ItemUnknown(session_id, item_id)
         ends = self._ends(found, item.head.scope, item.head.stored_at, now)
         if ends.erases_at is not None and _over(ends, now):

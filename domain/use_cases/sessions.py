@@ -568,6 +568,11 @@ class Sessions:
                         return self.seen_as(self.find(session_id), now)
             except Conflict:
                 continue
+            except LimitReached as error:
+                # What is over already, and not swept yet, takes no room.
+                if error.scope == "bytes" and self._made_room(now):
+                    continue
+                raise
             if refusal is not None:
                 raise refusal
             last_seen = max(found.last_seen, *(changes.seen or {"": 0}).values())

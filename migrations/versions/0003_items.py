@@ -17,14 +17,19 @@ def upgrade() -> None:
         "sessions",
         sa.Column("stored_bytes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
     )
-    op.create_index(
-        "sessions_that_store",
-        "sessions",
-        ["partition", "phase", "created_at"],
-        unique=False,
-        sqlite_where=sa.text("stored_bytes > 0"),
-        postgresql_where=sa.text("stored_bytes > 0"),
-    )
+    for name, column, phase in (
+        ("sessions_storing_finished", "created_at", "phase <> 'active'"),
+        ("sessions_storing_active", "last_seen_at", "phase = 'active'"),
+    ):
+        which = sa.text(f"stored_bytes > 0 AND {phase}")
+        op.create_index(
+            name,
+            "sessions",
+            ["partition", column],
+            unique=False,
+            sqlite_where=which,
+            postgresql_where=which,
+        )
     op.create_table(
         "items",
         sa.Column("partition", sa.SmallInteger(), autoincrement=False, nullable=False),
@@ -90,5 +95,9 @@ def downgrade() -> None:
     op.drop_table("partials")
     op.drop_table("uploads")
     op.drop_table("items")
-    op.drop_index("sessions_that_store", table_name="sessions")
+    # Keys of what was stored; those of people stay.
+    op.execute("DELETE FROM data_keys WHERE tier <> 'identity'")
+    op.execute("DELETE FROM subject_keys WHERE subject NOT IN (SELECT subject FROM subjects)")
+    op.drop_index("sessions_storing_active", table_name="sessions")
+    op.drop_index("sessions_storing_finished", table_name="sessions")
     op.drop_column("sessions", "stored_bytes")

@@ -81,9 +81,16 @@ def ask(service: Running, bearer: str, path: str) -> Any:
 
 
 def session_of(service: Running, bearer: str, policy: str) -> str:
-    """The one session there is."""
-    [found] = ask(service, bearer, f"/v1/sessions?policy={policy}")["sessions"]
-    return str(found["id"])
+    """The one session there is; the page may just be beginning it."""
+    path = f"/v1/sessions?policy={policy}"
+    found: list[Any] = []
+
+    def begun() -> bool:
+        found[:] = ask(service, bearer, path)["sessions"]
+        return len(found) == 1
+
+    wait_until(begun, 60, "the session")
+    return str(found[0]["id"])
 
 
 def fits_a_phone(page: Page) -> bool:

@@ -445,7 +445,7 @@ def test_an_erased_session_leaves_no_row_of_anybody(store: Store) -> None:
         left={token(BOB): TEN},
         alias=b"lookup of a room",
         joint=JOINT,
-        keys=(DataKey("a", Scope.FULL, "", JOINT, b"wrapped", fresh=True),),
+        keys=(DataKey("a", Scope.FULL, "", JOINT, b"wrapped"),),
         items=(Item(ItemHead("i", 0, Scope.FULL, "metrics", TEN, 6), b"sealed"),),
         uploads=(Upload("u", "video", 7, TEN),),
         partials=(Partial("", b"sealed"),),
