@@ -484,8 +484,8 @@ class _Reader:
         if "on_exceed" in table:
             choice = self.choice(f"{place}.on_exceed", OnExceed, table["on_exceed"])
             read["on_exceed"] = choice or OnExceed.REFUSE
-            if "per_owner" not in table:
-                self.wrong(f"{place}.on_exceed", "has no meaning without per_owner")
+            if not {"per_owner", "concurrent"} & table.keys():
+                self.wrong(f"{place}.on_exceed", "has no meaning without per_owner or concurrent")
         return Limits(**read)
 
     def summary(self, place: str, table: object) -> dict[str, str]:
@@ -957,7 +957,9 @@ def to_document(policy: RetentionPolicy) -> dict[str, Any]:
         "limits": {
             key: str(value) if isinstance(value, StrEnum) else value
             for key, value in vars(policy.limits).items()
-            if value is not None and (key != "on_exceed" or policy.limits.per_owner)
+            if value is not None
+            # Not where it says what goes without saying: documents in logs are compared.
+            and (key != "on_exceed" or policy.limits.per_owner or value != OnExceed.REFUSE)
         },
         "sweep": format_duration(policy.sweep),
         "recover": format_duration(policy.recover),

@@ -402,6 +402,11 @@ class Log(Protocol):
         """The live sessions of one owner under a policy, the oldest first."""
         ...
 
+    def oldest(self, policy: str, limit: int) -> Sequence[Found]:
+        """Live sessions of a policy, the oldest first, at most `limit`. Reads all that are alive:
+        for what happens at a limit only."""
+        ...
+
     def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
         """What the vault holds of each session, by scope and time of storing."""
         ...

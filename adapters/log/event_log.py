@@ -524,6 +524,15 @@ class SqlLog:
             rows = bulk.select_in(connection, query, [subject])
         return [found for row in rows if (found := _found(row)).session.policy == policy]
 
+    def oldest(self, policy: str, limit: int) -> Sequence[Found]:
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        query = (
+            f"{_FOUND}s.policy = {mark} AND s.phase <> 'expired' "
+            f"ORDER BY s.created_at, s.session_id LIMIT {mark}"
+        )
+        with self._engines.read() as connection:
+            return [_found(row) for row in _raw_rows(connection, query, (policy, limit))]
+
     def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
         with self._engines.read() as connection:
             return item_rows.kept(connection, session_ids)

@@ -433,6 +433,15 @@ class MemoryLog:
             ]
         return sorted(mine, key=lambda found: found.session.created_at)
 
+    def oldest(self, policy: str, limit: int) -> Sequence[Found]:
+        with self._store.lock:
+            live = [
+                self._found(row)
+                for row in self._store.sessions.values()
+                if row.session.policy == policy and row.session.phase is not Phase.EXPIRED
+            ]
+        return sorted(live, key=lambda one: (one.session.created_at, one.session.id))[:limit]
+
     def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
         with self._store.lock:
             return {session_id: self._kept(session_id) for session_id in session_ids}

@@ -144,14 +144,28 @@ class Sessions:
                 return known
             append = self._creation(session_id, version.policy, version.number, now, actor, owner)
             try:
-                return self._write_creation(append, version.policy, now, actor)
-            except LimitReached:
-                # Whoever is due already does not count: sweep some, then ask again.
-                if not self._made_room(now):
-                    raise
+                try:
+                    return self._write_creation(append, version.policy, now, actor)
+                except LimitReached as error:
+                    # Whoever is due already does not count: sweep some, then ask again.
+                    if not self._made_room(now):
+                        return self._in_place_of_the_oldest(append, version.policy, error, now)
             except (Conflict, SessionExists):
                 continue
         raise Conflict(session_id)
+
+    def _in_place_of_the_oldest(
+        self, append: Append, policy: RetentionPolicy, refusal: LimitReached, now: int
+    ) -> Session:
+        """Beyond `concurrent`, if the policy says so. That of one owner is the narrower scope, and
+        was looked at first. Raises `refusal` if the policy does not."""
+        limits = policy.limits
+        if limits.on_exceed is not OnExceed.EXPIRE_OLDEST or refusal.scope != "concurrent":
+            raise refusal
+        actor = append.events[0].actor
+        evicted = [self._eviction(one, now, actor) for one in self._log.oldest(policy.name, 1)]
+        self._log.append([*evicted, append], now, together=True)
+        return append.after
 
     def plain_creation(self, policy: str, now: int, actor: str) -> Append | None:
         """What `create` would write for a session of nobody in particular, made without a look at

@@ -334,7 +334,7 @@ class TestPlacesOfErrors:
             (
                 "limits = { on_exceed = 'expire-oldest' }",
                 "limits.on_exceed",
-                "has no meaning without per_owner",
+                "has no meaning without per_owner or concurrent",
             ),
             (
                 "limits = { session_bytes = '1MB', result_bytes = '2MB' }",

@@ -36,6 +36,9 @@ rules = [
   { since = "created", after = "30d", do = "expire" },
   { since = "expired", after = "1d", do = "erase" },
 ]
+[policy.crowd]
+limits = { concurrent = 2, per_owner = 1, on_exceed = "expire-oldest" }
+rules = [{ since = "created", after = "30d", do = "expire" }]
 [policy.coach]
 limits = { session_bytes = "4KB", total_bytes = "8KB", result_bytes = "100B" }
 summary = { mean = "mean(x)", frames = "count()", half = "quantile(x, 0.5)", kinds = "distinct(k)" }

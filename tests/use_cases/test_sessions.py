@@ -329,3 +329,22 @@ def test_racing_joins_of_one_person_give_one_participant(app: App) -> None:
         )
     assert len(tokens) == 1
     assert app.told(session.id) == ["created", "joined"]
+
+
+def test_beyond_the_limit_of_a_policy_its_oldest_session_makes_room(app: App) -> None:
+    """If the policy says so; exactly one ends, under the rule `limit`, and the count stays."""
+    first, second = (app.sessions.create("crowd", TEN + at, A) for at in range(2))
+    third = app.sessions.create("crowd", TEN + 2, A)
+    assert app.store.log.live("crowd") == 2
+    assert app.told(first.id) == ["created", "expired"]
+    assert getattr(app.events(first.id)[-1], "rule", "") == "limit"
+    assert app.told(second.id) == app.told(third.id) == ["created"]
+
+
+def test_of_an_owner_beyond_their_limit_the_oldest_goes_and_nobody_elses(app: App) -> None:
+    """Theirs is the narrower scope."""
+    other = app.sessions.create("crowd", TEN, A, owner="bob")
+    mine = app.sessions.create("crowd", TEN + 1, A, owner="ann")
+    app.sessions.create("crowd", TEN + 2, A, owner="ann")
+    assert app.told(mine.id)[-1] == "expired"
+    assert app.told(other.id) == ["created"]
