@@ -374,6 +374,7 @@ class Sessions:
         """
 
         def decide(session: Session) -> tuple[Event, ...]:
+            session.must_live("extend")  # that it is over is the better answer
             if guest and until > self._latest_by_rules(session, now) + GUEST_EXTENSION:
                 raise NotAllowed(
                     session_id, "extend", "its participants may go an hour beyond its rules"
