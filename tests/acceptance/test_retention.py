@@ -142,6 +142,7 @@ class TestReadingRoom:
             **dict.fromkeys(("presence", "subject_index", "data_keys"), 2),
             **dict.fromkeys(("subjects", "subject_keys"), 2),
             "aliases": 1,
+            **dict.fromkeys(("items", "uploads", "partials"), 0),
         }
 
     @pytest.mark.row("P2.2")
