@@ -138,10 +138,12 @@ def demo(
             raise SettingsInvalid(f"--for: {error}") from None
         settings = _fresh(folder)
         with ExitStack() as parts:
+            lapse = parts.enter_context(open_lapse(settings))
+            examples = None
             if not as_json:
                 beside = serving_examples(settings, folder / "examples")
-                _introduce(folder, duration, parts.enter_context(beside))
-            _run(parts.enter_context(open_lapse(settings)), folder, duration, seed, as_json=as_json)
+                examples = parts.enter_context(beside)
+            _run(lapse, folder, duration, seed, examples)
 
 
 def _fresh(folder: Path) -> Settings:
@@ -172,7 +174,11 @@ def _empty(folder: Path) -> None:
     (folder / MARK).touch()
 
 
-def _run(lapse: Lapse, folder: Path, duration: int | None, seed: int, *, as_json: bool) -> None:
+def _run(
+    lapse: Lapse, folder: Path, duration: int | None, seed: int, examples: Examples | None
+) -> None:
+    """examples: None for an answer in JSON."""
+    as_json = examples is None
     wall = lapse.clock()
     start = wall - DAYS * DAY
     clock = FastClock(start, DAYS * DAY / (duration or USUAL_RUN))
@@ -183,6 +189,8 @@ def _run(lapse: Lapse, folder: Path, duration: int | None, seed: int, *, as_json
     ticker.start()
     projecting.start()
     try:
+        if examples is not None:  # from here on Ctrl-C ends it with the summary
+            _introduce(folder, duration, examples)
         _pace(lapse, show, clock, seed, start, ends=duration is not None, quiet=as_json)
     except KeyboardInterrupt:
         pass
