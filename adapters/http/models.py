@@ -394,12 +394,6 @@ class ItemView(Ending):
     stored_at: str | None
 
 
-class ItemContent(ItemView):
-    """Records, as they were stored."""
-
-    records: list[dict[str, Any]]
-
-
 class ItemPage(Answer):
     """Some items; `next` is the cursor of the page behind them."""
 
