@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+from domain.facts import Fact
 from domain.policy import Applied, Versions
 from domain.session import Event, Kept, Scope, Session
+
+Logged = Event | Applied | Fact
+"""Whatever stands in the log."""
 
 PARTITION = 0
 """The only partition accepted until a distributed store needs more; it stands in every key."""
@@ -308,7 +312,7 @@ class Recorded(NamedTuple):
     partition: int
     position: int
     recorded_at: int
-    event: Event | Applied
+    event: Logged
 
 
 # -- sweeping ---------------------------------------------------------------------------------

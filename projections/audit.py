@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, or_, select, union_all
 
+from domain.facts import FACTS
 from domain.policy import Applied
-from domain.ports import PARTITION, Recorded
+from domain.ports import PARTITION, Logged, Recorded
 from domain.session import EVENTS, Created, Event
 from projections.tables import Projection, audit, event_name, marked, serving
 
@@ -29,7 +30,7 @@ _COLUMNS = (
     "token",
     "detail",
 )
-_KINDS: tuple[type[Event | Applied], ...] = (*EVENTS, Applied)
+_KINDS: tuple[type[Logged], ...] = (*EVENTS, Applied, *FACTS)
 _EVENT_NAMES = {kind: event_name(kind.TOPIC) for kind in _KINDS}
 
 # Which fields of an event go into `detail`: those that have no column of their own. A policy's
@@ -70,7 +71,7 @@ def _row(generation: int, recorded: Recorded) -> tuple[Any, ...]:
     )
 
 
-def _detail(event: Event | Applied) -> str | None:
+def _detail(event: Logged) -> str | None:
     """The remaining facts as canonical JSON; None if there are none."""
     names = _IN_DETAIL[type(event)]
     if not names:

@@ -19,6 +19,7 @@ sessions; this way a stale append never takes a slot. docs/decisions/0003.)
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from struct import Struct
 from typing import Any
 
@@ -52,6 +53,7 @@ from domain.errors import (
     SessionExists,
     StoreError,
 )
+from domain.facts import Fact
 from domain.policy import DAY, SECOND, Applied, Version, Versions, from_document
 from domain.ports import (
     NO_CHANGES,
@@ -60,6 +62,7 @@ from domain.ports import (
     Bookmark,
     Decide,
     Found,
+    Logged,
     Mark,
     Rearm,
     Recorded,
@@ -67,7 +70,7 @@ from domain.ports import (
     Verdict,
     policy_scope,
 )
-from domain.session import NEVER, Event, Kept, Session
+from domain.session import NEVER, Kept, Session
 
 COPY_FROM_ROWS = 128
 """From here on COPY beats one INSERT with arrays, though it costs a round trip more."""
@@ -819,7 +822,7 @@ def _raise_refusal(batch: _Batch) -> None:
 # -- rows -------------------------------------------------------------------------------------
 
 
-def _event_row(event: Event | Applied, now: int, nonce: bytes) -> tuple[Any, ...]:
+def _event_row(event: Logged, now: int, nonce: bytes) -> tuple[Any, ...]:
     return (
         event.originator_id,
         event.originator_version,
@@ -842,6 +845,13 @@ def _numberless_rows(batch: _Batch) -> list[tuple[Any, ...]]:
             start = 16 * len(rows)
             rows.append(_event_row(event, batch.now, nonces[start : start + 16]))
     return rows
+
+
+def append_facts(connection: Connection, facts: Sequence[Fact], now: int) -> None:
+    """Write facts in the caller's transaction, as the last thing it locks; wake readers then."""
+    if facts:
+        nonces = [os.urandom(16) for _ in facts]
+        _append_rows(connection, [_event_row(*row) for row in zip(facts, repeat(now), nonces)])
 
 
 def _lock_head(connection: Connection) -> None:

@@ -30,6 +30,7 @@ from domain.ports import (
     Invite,
     Item,
     ItemHead,
+    Logged,
     Mark,
     Member,
     Partial,
@@ -42,7 +43,7 @@ from domain.ports import (
     Verdict,
     policy_scope,
 )
-from domain.session import NEVER, Event, Kept, Phase, Scope, Session
+from domain.session import NEVER, Kept, Phase, Scope, Session
 from domain.timeline import covers
 
 Answer = Appended | Exception | None
@@ -377,7 +378,7 @@ class MemoryLog:
             row.session, row.due_at, row.failures = append.after, append.due_at, 0
             self._queue(row)
 
-    def _record(self, events: Iterable[Event | Applied], now: int) -> None:
+    def _record(self, events: Iterable[Logged], now: int) -> None:
         store = self._store
         for event in events:
             store.position += 1

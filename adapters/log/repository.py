@@ -22,9 +22,7 @@ from eventsourcing.persistence import (
 )
 
 from adapters.log.transcoder import decode_event, encode_event
-from domain.policy import Applied
-from domain.ports import Log
-from domain.session import Event
+from domain.ports import Log, Logged
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def repository_of(log: Log) -> Repository[str]:
     return Repository(EventStore(LogMapper(), LogRecorder(log)))
 
 
-def _stored(event: Event | Applied) -> DatedEvent:
+def _stored(event: Logged) -> DatedEvent:
     return DatedEvent(
         event.originator_id,
         event.originator_version,

@@ -13,12 +13,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 import orjson
 
 from domain.errors import CorruptState
+from domain.facts import FACTS, Fact
 from domain.policy import Applied
+from domain.ports import Logged
 from domain.session import (
     TOPICS,
     UPCASTERS,
     Erased,
-    Event,
     Failed,
     Failure,
     Ground,
@@ -43,7 +44,7 @@ class Unreadable(ValueError):
     """Stored bytes that are no event of a known topic."""
 
 
-def encode_event(event: Event | Applied) -> bytes:
+def encode_event(event: Logged) -> bytes:
     """The canonical bytes of an event."""
     stored = dict(event.__dict__)
     for column in _COLUMNS:
@@ -53,7 +54,7 @@ def encode_event(event: Event | Applied) -> bytes:
 
 def decode_event(
     session_id: str, version: int, topic: str, effective_at: int, state: bytes | str
-) -> Event | Applied:
+) -> Logged:
     """The event of a row. Raises Unreadable: a wrong row is never skipped or guessed at."""
     try:
         stored = orjson.loads(state)
@@ -70,6 +71,9 @@ def decode_event(
         if kind in _ENUMS:
             name, enum = _ENUMS[kind]
             stored[name] = enum(stored[name])
+        elif topic in _FACTS:
+            for name, closed in _FACTS[topic].ENUMS.items():
+                stored[name] = None if stored[name] is None else closed(stored[name])
     except KeyError:
         raise Unreadable("unknown topic") from None
     except (ValueError, TypeError, AttributeError):
@@ -128,7 +132,8 @@ def _stored_types(kind: type, columns: Container[str]) -> dict[str, frozenset[ty
     }
 
 
-_CLASSES: dict[str, type[Event | Applied]] = {**TOPICS, Applied.TOPIC: Applied}
+_FACTS: dict[str, type[Fact]] = {kind.TOPIC: kind for kind in FACTS}
+_CLASSES: dict[str, type[Logged]] = {**TOPICS, Applied.TOPIC: Applied, **_FACTS}
 _FIELDS = {topic: _stored_types(kind, _COLUMNS) for topic, kind in _CLASSES.items()}
 
 

@@ -22,6 +22,7 @@ from adapters.log.transcoder import (
 )
 from domain.errors import CorruptState
 from domain.policy import Applied, parse, to_document
+from domain.ports import Logged
 from domain.session import (
     EVENTS,
     TOPICS,
@@ -108,7 +109,7 @@ GOLDEN: dict[Event, bytes] = {
 }
 
 
-def decoded(event: Event | Applied, state: bytes | str) -> Event | Applied:
+def decoded(event: Logged, state: bytes | str) -> Logged:
     return decode_event(
         event.originator_id, event.originator_version, event.TOPIC, event.effective_at, state
     )
