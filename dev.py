@@ -61,7 +61,9 @@ def run(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    return set_up() or become([PYTHON, "-m", "pytest", *arguments])
+    # One process per core; who has done its part takes tests from the others.
+    at_once = ["-n", "auto", "--dist", "worksteal"]
+    return set_up() or become([PYTHON, "-m", "pytest", *at_once, *arguments])
 
 
 def lint(arguments: list[str]) -> int:

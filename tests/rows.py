@@ -17,6 +17,7 @@ import pytest
 
 ROW = re.compile(r"^\|\s*`?([PG]\d+(?:\.\d+)?)`?\s*\|", re.MULTILINE)
 DATABASES = ("sqlite", "postgresql")
+_SHOWN = "rows"
 # A run narrowed by one of these options is none of the whole suite.
 NARROWING = (
     *("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf"),
@@ -48,15 +49,21 @@ class RowReport:
                     f"{item.nodeid} names rows that docs/requirements.md does not have: {unknown}"
                 )
             if rows:
-                self._shown_by[item.nodeid] = (rows, _database(item))
+                # On the report, which reaches the process that writes the file from all that test.
+                item.user_properties.append((_SHOWN, [rows, _database(item)]))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, shown in report.user_properties:
+            if name == _SHOWN and isinstance(shown, list):
+                self._shown_by[report.nodeid] = (shown[0], shown[1])
         if not report.passed:
             self._not_passed.add(report.nodeid)
         elif report.when == "call":
             self._passed.add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if hasattr(session.config, "workerinput"):
+            return  # one of several processes: the one that started them writes
         if _is_whole_suite(session.config) and _ran_to_its_end(session, exitstatus):
             self._report.parent.mkdir(exist_ok=True)
             self._report.write_text(json.dumps(self._rows(), indent=2, sort_keys=True) + "\n")

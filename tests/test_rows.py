@@ -36,11 +36,11 @@ def run(pytester: pytest.Pytester, *options: str, third: str = "pass") -> Any:
     return json.loads(report.read_text()) if report.exists() else None
 
 
-@pytest.mark.parametrize("options", [[], ["--maxfail=2"]])
+@pytest.mark.parametrize("options", [[], ["--maxfail=2"], ["-n", "2"]])
 def test_a_row_that_failed_on_one_database_is_not_shown(
     pytester: pytest.Pytester, options: list[str]
 ) -> None:
-    """The others are, also if the run might have stopped early and did not."""
+    """The others are, also if the run might have stopped early and did not, or in two processes."""
     assert set(run(pytester, *options)) == {"P1.1", "P1.3"}
 
 
