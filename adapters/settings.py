@@ -31,7 +31,7 @@ from pydantic_settings import (
 from adapters.clock import FileClock, system_clock
 from adapters.keyring.keks import TransitKey
 from domain.errors import KeyUnavailable, SettingsInvalid
-from domain.policy import DAY, MINUTE, format_duration, parse_duration
+from domain.policy import DAY, MINUTE, SECOND, format_duration, parse_duration
 
 LONGEST_ROTATION = 30 * DAY
 LONGEST_WINDOW = 28 * DAY
@@ -91,6 +91,21 @@ class Settings(BaseSettings):
         default="7d",
         description="How long a replaced key-encryption key is kept, 1m to 28d: the age of the "
         "oldest backup of the database that can be restored. Then it is destroyed.",
+    )
+    evidence_url: str | None = Field(
+        default=None,
+        description="Where checkpoints and certificates are kept outside the database: a folder, "
+        "file:///path, or an object store, s3://bucket/prefix. Never below the database's folder. "
+        "By default nowhere, and then an older state of the whole database goes unnoticed.",
+    )
+    checkpoint_every: str = Field(
+        default="1m",
+        description="How often a log that grew is signed, 1s to 1d.",
+    )
+    witnesses: list[str] = Field(
+        default_factory=list,
+        description="Witnesses that cosign checkpoints (C2SP tlog-witness), as a JSON list of "
+        "`VERIFIER-KEY URL`; by default none.",
     )
     policy_file: Path | None = Field(
         default=None,
@@ -240,6 +255,13 @@ class Settings(BaseSettings):
         longest = LONGEST_ROTATION if checked.field_name == "key_rotation" else LONGEST_WINDOW
         if not MINUTE <= parse_duration(value) <= longest:
             raise ValueError(f"must be from 1m to {format_duration(longest)}")
+        return value
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _is_a_pace(cls, value: str) -> str:
+        if not SECOND <= parse_duration(value) <= DAY:
+            raise ValueError("must be from 1s to 1d")
         return value
 
     @property

@@ -6,14 +6,20 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from adapters.evidence import Evidence, open_evidence
 from adapters.keyring.keyring import Keyring
-from adapters.keyring.opening import open_keyring
+from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.rotation import Rotation
+from adapters.keyring.signing import Signers
+from adapters.log.checkpoint import Checkpoints
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
+from adapters.log.tree import Tree
+from adapters.log.witness import parse_witness
 from adapters.notify.alerts import Alerts
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
@@ -46,6 +52,27 @@ class Lapse:
     projector: Projector
     alerts: Alerts
     holder: str
+    tree: Tree
+    evidence: Evidence | None
+
+    @cached_property
+    def signers(self) -> Signers:
+        """What this installation signs with. Raises KeyUnavailable."""
+        return open_signers(self.engines, self.keyring)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Makes and keeps checkpoints. Raises SettingsInvalid."""
+        return Checkpoints(
+            self.engines,
+            self.tree,
+            store_of(self.engines),
+            lambda: self.signers.checkpoints,
+            every=parse_duration(self.settings.checkpoint_every),
+            evidence=self.evidence,
+            witnesses=[parse_witness(one) for one in self.settings.witnesses],
+            alerts=self.alerts,
+        )
 
     def clock(self) -> int:
         return self.settings.make_clock()()
@@ -107,8 +134,9 @@ def open_lapse(
                 rearm_changed(log, book.refresh(), clock())
             book.refresh()
             vault = SqlVault(engines)
+            evidence = _evidence(settings, database)
             sessions = Sessions(log, vault, keyring, book)
-            yield Lapse(
+            lapse = Lapse(
                 settings=settings,
                 engines=engines,
                 log=log,
@@ -120,10 +148,22 @@ def open_lapse(
                 projector=Projector(engines, log, PROJECTIONS, clock),
                 alerts=Alerts(),
                 holder=f"{os.getpid()}-{secrets.token_hex(4)}",
+                tree=Tree(engines),
+                evidence=evidence,
             )
+            if create:
+                _ = lapse.signers  # made, or refused, before anything is written
+            yield lapse
         finally:
             log.close()
             keyring.close()
+
+
+def _evidence(settings: Settings, database: Path | None) -> Evidence | None:
+    """Raises SettingsInvalid."""
+    if settings.evidence_url is None:
+        return None
+    return open_evidence(settings.evidence_url, database)
 
 
 def settle_memory() -> None:

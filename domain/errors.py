@@ -280,6 +280,33 @@ class KeyUnavailable(LapseError):
     """The key store is missing, unreadable or not the one this database was sealed with."""
 
 
+@dataclass(eq=False)
+class EvidenceUnavailable(LapseError):
+    """The evidence store does not take or give what it should. why: the class of the error."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"the evidence store of LAPSE_EVIDENCE_URL cannot be used ({self.why}): check that it "
+            "is there and may be written"
+        )
+
+
+@dataclass(eq=False)
+class LogForked(LapseError):
+    """The log is not the one that was signed before; nothing is signed over it. size: of the
+    checkpoint that does not fit."""
+
+    size: int
+
+    def __str__(self) -> str:
+        return (
+            f"the log does not continue what was signed at size {self.size}: no checkpoint was "
+            "made. `lapse audit verify` says what is wrong"
+        )
+
+
 class RotationHeld(LapseError):
     """Another process rotates the keys."""
 

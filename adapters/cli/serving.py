@@ -99,6 +99,13 @@ def _serve(
         if only != "api":
             ticker = parts.enter_context(working(lapse, stop))
             # In a thread of its own: moving many keys takes a while, and sweeps must not wait.
+            parts.enter_context(repeating("tree", lapse.tree.follow, REFRESH_SECONDS, first=0))
+            checkpoints = lapse.checkpoints
+            parts.enter_context(
+                repeating(
+                    "checkpoints", lambda: checkpoints.run_due(lapse.clock()), REFRESH_SECONDS
+                )
+            )
             rotation = lapse.rotation()
             parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
             parts.enter_context(closing(rotation))  # told to end before it is waited for

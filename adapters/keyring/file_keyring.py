@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from adapters.keyring.keks import Kek, Placed, WrappedKey
 from adapters.keyring.keyring import Keyring
 from domain.errors import KeyUnavailable, SealBroken
 
-_FORMAT = "lapse/keys/v2"
+_FORMAT = "lapse/keys/v3"
+_SECOND_FORMAT = "lapse/keys/v2"  # without what signs
 _FIRST_FORMAT = "lapse/keys/v1"  # keks are keys alone, without times
 
 
@@ -41,11 +42,13 @@ class FileKek:
 
 @dataclass(frozen=True)
 class Content:
-    """What a key file holds. keks: the newest last. lookup_secret: for keyed hashes."""
+    """What a key file holds. keks: the newest last. lookup_secret: for keyed hashes. signing: seeds
+    of signing keys by purpose; none in a file of an earlier version."""
 
     store: str
     keks: Mapping[str, FileKek]
     lookup_secret: bytes
+    signing: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class KeyFile:
@@ -107,6 +110,16 @@ class KeyFile:
         self._change(lambda known: {n: one for n, one in known.items() if n not in gone})
         return gone
 
+    def signing_seeds(self, purposes: frozenset[str], *, make: bool) -> Mapping[str, bytes]:
+        """The seeds of the signing keys. make: those that are missing are made.
+
+        Raises KeyUnavailable if they cannot be kept.
+        """
+        if make and purposes - self._newest().signing.keys():
+            made = {purpose: secrets.token_bytes(KEY) for purpose in purposes}
+            self._rewrite(lambda content: replace(content, signing={**made, **content.signing}))
+        return self._content.signing
+
     def check_value(self) -> tuple[str, bytes]:
         name = self.keks()[-1].id
         return name, self._check_value(name)
@@ -147,10 +160,13 @@ class KeyFile:
         return self._content
 
     def _change(self, change: Callable[[Mapping[str, FileKek]], Mapping[str, FileKek]]) -> None:
+        """With other KEKs. Raises KeyUnavailable."""
+        self._rewrite(lambda content: replace(content, keks=change(content.keks)))
+
+    def _rewrite(self, change: Callable[[Content], Content]) -> None:
         """Write the file anew, while no other process does. Raises KeyUnavailable."""
         with _locked(self._path):
-            content = _read(self._path, self._content.store)
-            changed = replace(content, keks=change(content.keks))
+            changed = change(_read(self._path, self._content.store))
             _replace(self._path, _encoded(changed))
             self._content, self._seen = changed, _signature(self._path)
 
@@ -247,9 +263,12 @@ def _decoded(body: bytes) -> Content | None:
             name: FileKek(bytes.fromhex(one), None) if first else _decoded_kek(one)
             for name, one in fields["keks"].items()
         }
-        content = Content(fields["store"], keks, bytes.fromhex(fields["lookup_secret"]))
-        secret = [*(one.key for one in keks.values()), content.lookup_secret]
-        known = fields["format"] in (_FORMAT, _FIRST_FORMAT)
+        signing = {
+            purpose: bytes.fromhex(seed) for purpose, seed in fields.get("signing", {}).items()
+        }
+        content = Content(fields["store"], keks, bytes.fromhex(fields["lookup_secret"]), signing)
+        secret = [*(one.key for one in keks.values()), content.lookup_secret, *signing.values()]
+        known = fields["format"] in (_FORMAT, _SECOND_FORMAT, _FIRST_FORMAT)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return content if known and keks and all(len(key) == KEY for key in secret) else None
@@ -276,6 +295,7 @@ def _encoded(content: Content) -> bytes:
         "store": content.store,
         "keks": keks,
         "lookup_secret": content.lookup_secret.hex(),
+        "signing": {purpose: seed.hex() for purpose, seed in content.signing.items()},
     }
     return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
 

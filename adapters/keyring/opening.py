@@ -1,10 +1,11 @@
 """Opens the keyring of a database, or refuses to: never new keys for data that exists."""
 
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapters.keyring import known
+from adapters.keyring import known, signing
 from adapters.keyring.file_keyring import (
     FileKeyring,
     KeyFile,
@@ -14,6 +15,7 @@ from adapters.keyring.file_keyring import (
 )
 from adapters.keyring.keks import KekProvider, TransitKey
 from adapters.keyring.keyring import Keyring
+from adapters.keyring.signing import Signers
 from adapters.log.engine import Engines
 from domain.errors import KeyUnavailable
 
@@ -49,6 +51,36 @@ def open_keyring(
 def store_of(engines: Engines) -> str:
     """The random id of the store behind a database that was opened before."""
     return known.store_of(engines) or ""
+
+
+def open_signers(engines: Engines, keyring: Keyring) -> Signers:
+    """What this installation signs with. Made with the first use of a version that signs; never
+    again once the database knows what signs. Raises KeyUnavailable."""
+    store, make = store_of(engines), not signing.public_keys(engines)
+    seeds: Mapping[str, bytes]
+    if isinstance(keyring.keks, KeyFile):
+        seeds = keyring.keks.signing_seeds(frozenset(signing.PURPOSES), make=make)
+    else:
+        seeds = _kept_seeds(known.KeptSecrets(engines, keyring.keks, store), make=make)
+    if missing := set(signing.PURPOSES) - seeds.keys():
+        raise KeyUnavailable(
+            f"the key store does not hold what signs the {' and '.join(sorted(missing))} of this "
+            "database: restore the key file that belongs to it; nothing was changed"
+        )
+    return signing.open_signers(engines, store, seeds)
+
+
+def _kept_seeds(kept: known.KeptSecrets, *, make: bool) -> dict[str, bytes]:
+    """With Vault, which signs nothing for us: wrapped in the database."""
+    seeds: dict[str, bytes] = {}
+    for purpose in signing.PURPOSES:
+        name = f"signer-{purpose}"
+        seed = kept.get(name)
+        if seed is None and make:
+            seed = kept.put_new(name, secrets.token_bytes(signing.SEED))
+        if seed is not None:
+            seeds[purpose] = seed
+    return seeds
 
 
 def require_known(engines: Engines, keks: KekProvider) -> None:

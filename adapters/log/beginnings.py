@@ -25,7 +25,8 @@ from domain.ports import NO_CHANGES, Append
 _NAME = "lapse_begin"
 _PREPARE = (
     f"PREPARE {_NAME} (text[], int[], text[], text[], bigint[], bigint[], bigint[], bytea[], "
-    "text[], bigint[], bigint, text[], int[], text[], bigint[], bigint[], bytea[], bytea[]) AS "
+    "text[], bigint[], bigint, text[], int[], text[], bigint[], bigint[], bytea[], bytea[], "
+    "bytea[]) AS "
     "WITH fresh AS (INSERT INTO sessions (partition, session_id, version, policy, phase, "
     "created_at, last_seen_at, due_at, failures, state) "
     "SELECT 0, s.id, s.version, s.policy, s.phase, s.created_at, s.seen_at, s.due_at, 0, s.state "
@@ -40,12 +41,12 @@ _PREPARE = (
     "WHERE partition = 0 AND (SELECT count(*) FROM counted) > 0 "
     "RETURNING position - $11 AS base) "
     "INSERT INTO events (partition, position, session_id, version, topic, effective_at, "
-    "recorded_at, nonce, state) "
+    "recorded_at, nonce, state, leaf) "
     "SELECT 0, head.base + e.n, e.id, e.version, e.topic, e.effective_at, e.recorded_at, e.nonce, "
-    "e.state FROM head, unnest($12, $13, $14, $15, $16, $17, $18) WITH ORDINALITY "
-    "AS e(id, version, topic, effective_at, recorded_at, nonce, state, n)"
+    "e.state, e.leaf FROM head, unnest($12, $13, $14, $15, $16, $17, $18, $19) WITH ORDINALITY "
+    "AS e(id, version, topic, effective_at, recorded_at, nonce, state, leaf, n)"
 )
-_EXECUTE = f"EXECUTE {_NAME} ({', '.join(['%s'] * 18)})"
+_EXECUTE = f"EXECUTE {_NAME} ({', '.join(['%s'] * 19)})"
 
 
 def only_begin(appends: Sequence[Append]) -> bool:

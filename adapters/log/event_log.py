@@ -32,6 +32,7 @@ from adapters.log import bulk, postgres
 from adapters.log.beginnings import begin, only_begin
 from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
+from adapters.log.merkle import leaf_of_row
 from adapters.log.schema import bookmarks, commands, counters, events, policies, sessions
 from adapters.log.transcoder import (
     Unreadable,
@@ -93,6 +94,7 @@ _EVENT_COLUMNS = (
     "recorded_at",
     "nonce",
     "state",
+    "leaf",
 )
 _SESSION_COLUMNS = (
     "session_id",
@@ -823,7 +825,8 @@ def _raise_refusal(batch: _Batch) -> None:
 
 
 def _event_row(event: Logged, now: int, nonce: bytes) -> tuple[Any, ...]:
-    return (
+    """A row of `events` but for its position; its leaf is hashed before the head is locked."""
+    columns = (
         event.originator_id,
         event.originator_version,
         event.TOPIC,
@@ -832,6 +835,7 @@ def _event_row(event: Logged, now: int, nonce: bytes) -> tuple[Any, ...]:
         nonce,
         encode_event(event),
     )
+    return (*columns, leaf_of_row(*columns))
 
 
 def _numberless_rows(batch: _Batch) -> list[tuple[Any, ...]]:
@@ -887,11 +891,11 @@ _APPEND = (
     "WITH head AS (UPDATE heads SET position = position + %s WHERE partition = 0 "
     "RETURNING position - %s AS base) "
     "INSERT INTO events (partition, position, session_id, version, topic, effective_at, "
-    "recorded_at, nonce, state) "
+    "recorded_at, nonce, state, leaf) "
     "SELECT 0, head.base + u.n, u.session_id, u.version, u.topic, u.effective_at, u.recorded_at, "
-    "u.nonce, u.state FROM head, unnest(%s::text[], %s::integer[], %s::text[], %s::bigint[], "
-    "%s::bigint[], %s::bytea[], %s::bytea[]) WITH ORDINALITY "
-    "AS u(session_id, version, topic, effective_at, recorded_at, nonce, state, n)"
+    "u.nonce, u.state, u.leaf FROM head, unnest(%s::text[], %s::integer[], %s::text[], "
+    "%s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[]) WITH ORDINALITY "
+    "AS u(session_id, version, topic, effective_at, recorded_at, nonce, state, leaf, n)"
 )
 
 
@@ -1035,20 +1039,23 @@ def _raw_rows(connection: Connection, query: str, params: tuple[Any, ...]) -> li
 _BEFORE_ID = Struct(">hihiqi")
 _BETWEEN_ID_AND_TOPIC = Struct(">iii")
 _BEHIND_TOPIC = Struct(">iqiqi16si")
+_LEAF_LENGTH = Struct(">i").pack(32)
 
 
 def _copied_in(position: int, row: tuple[Any, ...]) -> bytes:
     """A row of `_event_row` as COPY takes it, see `_copied_events`."""
-    session_id, version, topic, effective_at, recorded_at, nonce, state = row
+    session_id, version, topic, effective_at, recorded_at, nonce, state, leaf = row
     id_, name = session_id.encode(), topic.encode()
     return b"".join(
         (
-            _BEFORE_ID.pack(9, 2, 0, 8, position, len(id_)),
+            _BEFORE_ID.pack(10, 2, 0, 8, position, len(id_)),
             id_,
             _BETWEEN_ID_AND_TOPIC.pack(4, version, len(name)),
             name,
             _BEHIND_TOPIC.pack(8, effective_at, 8, recorded_at, 16, nonce, len(state)),
             state,
+            _LEAF_LENGTH,
+            leaf,
         )
     )
 

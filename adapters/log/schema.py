@@ -45,6 +45,8 @@ events = Table(
     Column("recorded_at", BigInteger, nullable=False),
     Column("nonce", LargeBinary, nullable=False),
     Column("state", LargeBinary, nullable=False),
+    # The hash of all the others but the position, see adapters/log/merkle.py.
+    Column("leaf", LargeBinary, nullable=False),
     Index("events_by_session", "partition", "session_id", "version", unique=True),
     CheckConstraint("partition = 0", name="only_partition_0"),
     # Append-only and read in order of position: rows lie in the primary key itself.
@@ -57,6 +59,51 @@ heads = Table(
     _partition(),
     Column("position", BigInteger, nullable=False),
 )
+
+# Events whose bodies went when their time was over: what proofs need of them stays.
+pruned = Table(
+    "pruned",
+    metadata,
+    _partition(),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("pruned_at", BigInteger, nullable=False),
+)
+
+# -- the tree over the log, see adapters/log/tree.py ------------------------------------------
+
+trees = Table(
+    "trees",
+    metadata,
+    _partition(),
+    Column("epoch", Integer, nullable=False),
+    # How many leaves the tiles hold.
+    Column("size", BigInteger, nullable=False),
+    # Leaf 0 of a tree that was begun by a restore; it commits to the tree before.
+    Column("epoch_leaf", LargeBinary),
+)
+
+tiles = Table(
+    "tiles",
+    metadata,
+    _partition(),
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("tile", BigInteger, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _partition(),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("signed_at", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),
+)
+
+# -- folded state -----------------------------------------------------------------------------
 
 sessions = Table(
     "sessions",

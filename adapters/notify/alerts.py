@@ -10,7 +10,7 @@ import structlog
 
 _log = structlog.get_logger(component="alert")
 
-ALERTS = ("storage", "memory", "cleanup-failed")
+ALERTS = ("storage", "memory", "cleanup-failed", "checkpoint-failed")
 """Every alert there is."""
 
 

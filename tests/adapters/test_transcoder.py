@@ -1,7 +1,5 @@
 """Events and folded state as bytes, and the leaves over them: fixed for ever."""
 
-import hashlib
-import struct
 from collections.abc import Callable
 from dataclasses import fields
 from types import NoneType
@@ -12,7 +10,6 @@ import orjson
 import pytest
 from hypothesis import example, given
 
-from adapters.log.merkle import leaf_bytes
 from adapters.log.transcoder import (
     Unreadable,
     decode_event,
@@ -338,87 +335,3 @@ def test_a_state_of_other_bytes_is_refused(state: bytes) -> None:
         decode_state("a", 1, state)
     assert (refused.value.session_id, refused.value.why) == ("a", "not a session's state")
     assert refused.value.__suppress_context__
-
-
-# -- leaves -----------------------------------------------------------------------------------
-
-
-def test_the_bytes_of_a_leaf_are_these() -> None:
-    """Fixed for ever: proofs that auditors hold are over them."""
-    leaf = leaf_bytes(
-        partition=0,
-        position=1,
-        session_id="ä1",
-        version=2,
-        topic="session.seen.v1",
-        effective_at=AT,
-        recorded_at=AT + 1,
-        nonce=bytes(range(16)),
-        state=b'{"actor":"token-1","policy":"room"}',
-    )
-    assert leaf == (
-        b"lapse/leaf/v1\n"
-        b"\x00\x00"
-        b"\x00\x00\x00\x00\x00\x00\x00\x01"
-        b"\x00\x00\x00\x02"
-        b"\x00\x06\x5f\x34\x17\xa6\xa8\x00"
-        b"\x00\x06\x5f\x34\x17\xa6\xa8\x01"
-        b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f"
-        b"\x00\x00\x00\x03\xc3\xa41"
-        b"\x00\x00\x00\x0fsession.seen.v1"
-        b'\x00\x00\x00#{"actor":"token-1","policy":"room"}'
-    )
-    # RFC 6962, section 2.1: the hash of a leaf has a zero byte before it.
-    assert hashlib.sha256(b"\0" + leaf).hexdigest() == (
-        "4a3fd50849a44c677dea66259a3b3cce3cbf929b3b8ea893fd7a891203bb310b"
-    )
-
-
-rows = some.tuples(
-    some.integers(0, 2**16 - 1),
-    some.integers(0, 2**64 - 1),
-    some.text(),
-    some.integers(0, 2**32 - 1),
-    some.text(),
-    integers,
-    integers,
-    some.binary(min_size=16, max_size=16),
-    some.binary(),
-)
-
-
-def row_of(leaf: bytes) -> tuple[Any, ...]:
-    """Reads a leaf by the layout its docstring gives."""
-    head, rest = leaf[:14], leaf[14:]
-    assert head == b"lapse/leaf/v1\n"
-    partition, position, version, effective_at, recorded_at, nonce = struct.unpack(
-        ">HQIqq16s", rest[:46]
-    )
-    rest, parts = rest[46:], []
-    for _ in range(3):
-        (length,) = struct.unpack(">I", rest[:4])
-        parts.append(rest[4 : 4 + length])
-        rest = rest[4 + length :]
-    assert rest == b""
-    session_id, topic, state = parts
-    return (
-        *(partition, position, session_id.decode(), version, topic.decode()),
-        *(effective_at, recorded_at, nonce, state),
-    )
-
-
-@given(rows)
-def test_no_two_rows_share_a_leaf(row: tuple[Any, ...]) -> None:
-    """Whatever stands in it, each leaf says of which row it is: no column can be altered unseen."""
-    assert row_of(leaf_bytes(*row)) == row
-
-
-@given(rows, some.integers(0, 3))
-def test_text_moved_from_one_column_to_the_next_is_another_leaf(
-    row: tuple[Any, ...], count: int
-) -> None:
-    """The end of the id is not the beginning of the topic."""
-    moved = list(row)
-    joined = row[2] + row[4]
-    moved[2], moved[4] = joined[:count], joined[count:]
-    assert (leaf_bytes(*moved) == leaf_bytes(*row)) == (tuple(moved) == row)

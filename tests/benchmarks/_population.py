@@ -75,11 +75,12 @@ _NONCE = "decode(md5(random()::text), 'hex')"
 _PERSON = "md5(%(base)s || '/token/' || n || '/' || k)"
 _EVENTS = (
     "INSERT INTO events (partition, position, session_id, version, topic, effective_at, "
-    "recorded_at, nonce, state) "
+    "recorded_at, nonce, state, leaf) "
     f"SELECT {PARTITION}, %(base)s + (1 + %(participants)s) * n + k + 1, session_id, k + 1, "
     "CASE k WHEN 0 THEN %(created_topic)s ELSE %(joined_topic)s END, at, at, "
     f"{_NONCE}, convert_to(replace(CASE k WHEN 0 THEN %(created)s ELSE %(joined)s END, %(token)s, "
-    f"{_PERSON}), 'UTF8') FROM new, generate_series(0, %(participants)s) AS k ORDER BY n, k"
+    f"{_PERSON}), 'UTF8'), sha256({_NONCE}) "
+    "FROM new, generate_series(0, %(participants)s) AS k ORDER BY n, k"
 )
 _SESSIONS = (
     "INSERT INTO sessions (partition, session_id, version, policy, phase, created_at, "

@@ -134,9 +134,10 @@ def _copy_lives(lapse: Lapse, events: int) -> None:
                 f"WITH RECURSIVE copy(n) AS (SELECT {start} UNION ALL "
                 f"SELECT n + 1 FROM copy WHERE n < {stop}) "
                 "INSERT INTO events (partition, position, session_id, version, topic, "
-                "effective_at, recorded_at, nonce, state) "
+                "effective_at, recorded_at, nonce, state, leaf) "
                 f"SELECT partition, position + n * {copied}, session_id || '-' || n, version, "
-                "topic, effective_at + n * 3600000000, recorded_at + n * 3600000000, nonce, state "
+                "topic, effective_at + n * 3600000000, recorded_at + n * 3600000000, nonce, state, "
+                "leaf "
                 f"FROM events, copy WHERE position > {first} AND position <= {first + copied}"
             )
             connection.exec_driver_sql(

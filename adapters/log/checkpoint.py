@@ -1,0 +1,236 @@
+"""Checkpoints: signed statements of how large the log was, and of the root over all of it.
+
+Whoever has one can prove later that the log was altered, cut or set back. So none is ever signed
+over a log that does not continue the last one: neither the last in the database, nor the last in
+the evidence store, which a restored or replaced database does not take with it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from adapters.evidence import Evidence
+from adapters.keyring.signing import Signer, origin
+from adapters.log import merkle
+from adapters.log.engine import Engines
+from adapters.log.note import Note, NoteInvalid, TreeHead, parse_note, tree_head
+from adapters.log.tree import Tree
+from adapters.log.witness import Witness, WitnessFailed
+from adapters.notify.alerts import Alerts
+from domain.errors import EvidenceUnavailable, LapseError, LogForked
+
+_log = structlog.get_logger(component="checkpoints")
+
+ALERT = "checkpoint-failed"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """origin: which log. size: leaves. root: over them. note: signed, cosignatures included.
+
+    signed_at: microseconds.
+    """
+
+    origin: str
+    epoch: int
+    size: int
+    root: bytes
+    signed_at: int
+    note: str
+
+    @property
+    def text(self) -> str:
+        """What is signed."""
+        return TreeHead(self.origin, self.size, self.root).text
+
+
+class Checkpoints:
+    """Makes and keeps the checkpoints of one database.
+
+    signer: asked for when something is signed. every: microseconds between two by schedule.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        tree: Tree,
+        store: str,
+        signer: Callable[[], Signer],
+        *,
+        every: int,
+        evidence: Evidence | None = None,
+        witnesses: Sequence[Witness] = (),
+        alerts: Alerts | None = None,
+    ) -> None:
+        self._engines = engines
+        self._tree = tree
+        self._store = store
+        self._signer = signer
+        self._every = every
+        self._evidence = evidence
+        self._witnesses = witnesses
+        self._alerts = alerts or Alerts()
+        self._one = threading.Lock()
+        self._published: tuple[int, int] | None = None
+
+    # -- making -----------------------------------------------------------------------------------
+
+    def make(self, now: int) -> Checkpoint:
+        """Bring the tree up to the head and sign it; the last one if nothing was added since.
+
+        It is cosigned by witnesses and written to the evidence store, or an alert begins: what does
+        not answer stops neither the log nor its checkpoints. Raises LogForked, CorruptEvent.
+        """
+        with self._one:
+            self._tree.follow()
+            made = self._signed(now)
+            failures = self._cosign(made) + self._publish()
+        self._tell(failures)
+        return self.latest() or made
+
+    def run_due(self, now: int) -> None:
+        """Make one if the log grew and the last is old enough; try again what failed. A failure is
+        logged and begins the alert; it is tried again with the next call."""
+        try:
+            last, standing = self.latest(), self._tree.standing()
+            grown = last is None or (standing.epoch, standing.size) != (last.epoch, last.size)
+            if last is None or (grown and not 0 <= now - last.signed_at < self._every):
+                self.make(now)
+            elif last is not None and self._published != (last.epoch, last.size):
+                with self._one:
+                    failures = self._publish()
+                self._tell(failures)
+        except (LapseError, merkle.TileMissing) as error:
+            self._tell([type(error).__name__])
+
+    def _signed(self, now: int) -> Checkpoint:
+        standing = self._tree.standing()
+        last = self.latest()
+        if last is not None and last.epoch == standing.epoch:
+            self._must_continue(last.size, last.root, standing.size)
+            if last.size == standing.size:
+                return last
+        self._must_continue_evidence(standing.epoch, standing.size)
+        name = origin(self._store, standing.epoch)
+        head = TreeHead(name, standing.size, self._tree.root(standing.size))
+        signer = self._signer()
+        line = signer.verifier_key(name).signature(head.text, signer.sign)
+        made = Checkpoint(
+            name, standing.epoch, head.size, head.root, now, str(Note(head.text, (line,)))
+        )
+        with self._engines.write() as connection:
+            _insert(connection, made)
+        _log.info("checkpoint", operation="sign", result="done", size=made.size, epoch=made.epoch)
+        return made
+
+    def _must_continue(self, old: int, root: bytes, size: int) -> None:
+        """Raises LogForked unless the tree of `size` begins with that of `old`."""
+        if old > size or self._tree.root(old) != root:
+            raise LogForked(old)
+
+    def _must_continue_evidence(self, epoch: int, size: int) -> None:
+        """Once per process: what this process signs afterwards continues what it signed before."""
+        if self._evidence is None or self._published is not None:
+            return
+        try:
+            kept = self._evidence.latest_checkpoint(epoch)
+        except EvidenceUnavailable:
+            return  # the alert says so when it cannot be written either
+        try:
+            head = tree_head(parse_note(kept).text) if kept is not None else None
+        except NoteInvalid:
+            raise LogForked(0) from None
+        if head is not None and head.origin == origin(self._store, epoch):
+            self._must_continue(head.size, head.root, size)
+
+    def _cosign(self, made: Checkpoint) -> list[str]:
+        """Ask the witnesses whose line is missing; what went wrong."""
+        note, failures = parse_note(made.note), []
+        before = note
+        for witness in self._witnesses:
+            try:
+                note = witness.cosigned(
+                    note, made.size, lambda old: self._tree.consistency(old, made.size)
+                )
+            except WitnessFailed as failed:
+                failures.append("WitnessFailed")
+                _log.error("witness", operation="cosign", result="failed", answer=str(failed))
+        if note != before:
+            with self._engines.write() as connection:
+                _note(connection, made, str(note))
+        return failures
+
+    def _publish(self) -> list[str]:
+        """Write the latest checkpoint to the evidence store; what went wrong."""
+        last = self.latest()
+        if last is None:
+            return []
+        try:
+            if self._evidence is not None:
+                self._evidence.put_checkpoint(last.epoch, last.size, last.note)
+        except EvidenceUnavailable as error:
+            _log.error("evidence", operation="publish", result="failed", error=error.why)
+            return ["EvidenceUnavailable"]
+        self._published = (last.epoch, last.size)
+        return []
+
+    def _tell(self, failures: Sequence[str]) -> None:
+        if failures:
+            _log.error("checkpoint", operation="make", result="failed", error=failures[0])
+            self._alerts.begin(ALERT)
+        else:
+            self._alerts.end(ALERT)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def latest(self) -> Checkpoint | None:
+        """The newest one, None if none was ever made."""
+        return self._one_of("ORDER BY epoch DESC, size DESC LIMIT 1")
+
+    def last_of(self, epoch: int) -> Checkpoint | None:
+        """The newest one of an epoch."""
+        return self._one_of(f"AND epoch = {int(epoch)} ORDER BY size DESC LIMIT 1")
+
+    def of_epoch(self, epoch: int, after: int, limit: int) -> Sequence[Checkpoint]:
+        """Those of an epoch whose size is above `after`, the smallest first."""
+        query = (
+            f"{_SELECT} AND epoch = {int(epoch)} AND size > {int(after)} "
+            f"ORDER BY size LIMIT {int(limit)}"
+        )
+        with self._engines.read() as connection:
+            return [self._checkpoint(row) for row in connection.exec_driver_sql(query)]
+
+    def _one_of(self, which: str) -> Checkpoint | None:
+        with self._engines.read() as connection:
+            row = connection.exec_driver_sql(f"{_SELECT} {which}").fetchone()
+        return self._checkpoint(row) if row else None
+
+    def _checkpoint(self, row: Any) -> Checkpoint:
+        epoch, size, root, signed_at, note = row
+        return Checkpoint(origin(self._store, epoch), epoch, size, bytes(root), signed_at, note)
+
+
+_SELECT = "SELECT epoch, size, root, signed_at, note FROM checkpoints WHERE partition = 0"
+
+
+def _insert(connection: Connection, made: Checkpoint) -> None:
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    connection.exec_driver_sql(
+        "INSERT INTO checkpoints (partition, epoch, size, root, signed_at, note) "
+        f"VALUES (0, {mark}, {mark}, {mark}, {mark}, {mark}) "
+        "ON CONFLICT (partition, epoch, size) DO NOTHING",
+        (made.epoch, made.size, made.root, made.signed_at, made.note),
+    )
+
+
+def _note(connection: Connection, made: Checkpoint, note: str) -> None:
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    connection.exec_driver_sql(
+        f"UPDATE checkpoints SET note = {mark} "
+        f"WHERE partition = 0 AND epoch = {mark} AND size = {mark}",
+        (note, made.epoch, made.size),
+    )
