@@ -4,7 +4,7 @@ import gc
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +13,29 @@ from adapters.evidence import Evidence, open_evidence
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.rotation import Rotation
-from adapters.keyring.signing import Signers
+from adapters.keyring.signing import Signers, origin, public_keys
 from adapters.log.checkpoint import Checkpoints
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
+from adapters.log.note import VerifierKey
 from adapters.log.tree import Tree
-from adapters.log.witness import parse_witness
+from adapters.log.verify import Verifier
+from adapters.log.witness import Witness, parse_witness
 from adapters.notify.alerts import Alerts
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
 from adapters.settings import Settings, environment
 from adapters.vault.rows import SqlVault
 from adapters.vault.summaries import AggregateSummaries, check_aggregates
-from domain.errors import PolicyInvalid, Problem, SchemaTooOld, SettingsInvalid
+from domain.errors import (
+    CorruptEvent,
+    PolicyInvalid,
+    Problem,
+    SchemaTooOld,
+    SettingsInvalid,
+    StoreError,
+)
 from domain.policy import RetentionPolicy, parse, parse_duration
 from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
@@ -70,9 +79,27 @@ class Lapse:
             lambda: self.signers.checkpoints,
             every=parse_duration(self.settings.checkpoint_every),
             evidence=self.evidence,
-            witnesses=[parse_witness(one) for one in self.settings.witnesses],
+            witnesses=self._witnesses(),
             alerts=self.alerts,
         )
+
+    def verifier(self, key: VerifierKey | None = None) -> Verifier:
+        """Compares the log with what was signed. key: that somebody kept; by default the one of
+        this installation. Raises KeyUnavailable if the key store holds another."""
+        store = store_of(self.engines)
+        if key is None and public_keys(self.engines):
+            key = self.signers.checkpoints.verifier_key()
+        return Verifier(
+            self.engines,
+            self.checkpoints,
+            store,
+            key or VerifierKey(origin(store, 1), bytes(32)),  # nothing was ever signed
+            self.evidence,
+            self._witnesses(),
+        )
+
+    def _witnesses(self) -> Sequence[Witness]:
+        return [parse_witness(one) for one in self.settings.witnesses]
 
     def clock(self) -> int:
         return self.settings.make_clock()()
@@ -154,9 +181,18 @@ def open_lapse(
             if create:
                 _ = lapse.signers  # made, or refused, before anything is written
             yield lapse
+            if create:
+                _bring_tree_up(lapse)
         finally:
             log.close()
             keyring.close()
+
+
+def _bring_tree_up(lapse: Lapse) -> None:
+    """What this process wrote is in the tree when it ends. What stands in the way is found by
+    whoever needs the tree: it is no failure of what was written."""
+    with suppress(StoreError, CorruptEvent):
+        lapse.tree.follow()
 
 
 def _evidence(settings: Settings, database: Path | None) -> Evidence | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import demo, imports, keys, look, operate, policies, serving, tokens
+from adapters.cli import demo, imports, keys, look, operate, policies, proof, serving, tokens
 from adapters.wiring import settle_memory
 
 EXIT_CODES = (
@@ -60,6 +60,11 @@ app.command(epilog=_example("token --role producer --ttl 8h"))(tokens.token)
 
 audit = typer.Typer(no_args_is_help=True, help="What happened, when and why.")
 audit.command("show", epilog=_example("audit show policy:web-visit"))(look.audit_show)
+audit.command("checkpoint", epilog=_example("audit checkpoint > checkpoint.txt"))(proof.checkpoint)
+audit.command("prove", epilog=_example("audit prove 42 --out 42.tlog-proof"))(proof.prove)
+audit.command("verify", epilog=_example("audit verify --against checkpoint.txt"))(proof.verify)
+audit.command("publish", epilog=_example("audit publish --out public"))(proof.publish)
+audit.command("key", epilog=_example("audit key --json"))(proof.keys)
 app.add_typer(audit, name="audit")
 
 policy = typer.Typer(no_args_is_help=True, help="Check, preview and apply retention policies.")

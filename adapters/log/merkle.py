@@ -4,9 +4,9 @@ Pure functions; whoever keeps the tiles brings `Read`. A leaf holds every column
 position, which is where the leaf stands in the tree; so it is hashed before the head of the log is
 locked, and no altered column goes unnoticed.
 
-Tile n of level L holds the hashes 256 n to 256 n + 255 of the full subtrees with 256^L leaves: 8 KiB
-when it is full. The last tile of a level holds fewer: together these are the right edge, all that a
-tree needs to grow. https://c2sp.org/tlog-tiles
+Tile n of level L holds the hashes 256 n to 256 n + 255 of the full subtrees with 256^L leaves,
+8 KiB when it is full. The last tile of a level holds fewer: together these are the right edge, all
+that a tree needs to grow. https://c2sp.org/tlog-tiles
 """
 
 import struct

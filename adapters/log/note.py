@@ -100,7 +100,7 @@ def _cosigned(text: str, seconds: int) -> bytes:
 
 @dataclass(frozen=True)
 class Note:
-    """text: what is signed, ending in a newline. lines: of the signatures, each with its newline."""
+    """text: what is signed, ending in a newline. lines: of the signatures, with their newlines."""
 
     text: str
     lines: tuple[str, ...]
