@@ -204,10 +204,10 @@ class Verifier:
     def _walk(self, outside: Sequence[_Mark]) -> None:
         """Page by page, and within a page from checkpoint to checkpoint."""
         size, holes, trusted = 0, 0, 0
-        forked = False
+        forked, lost = False, list[str]()
         for mark in _in_order(self._marks_of_database(), outside):
             if mark is not None and mark.size > self._goal:
-                self._report_lost(mark)
+                lost.append(mark.where)
                 continue
             goal = self._goal if mark is None else mark.size
             for leaves in self._leaves(size, goal):
@@ -226,6 +226,7 @@ class Verifier:
             self._found_cut(self._standing.position(self._goal - holes), "log")
         if self._standing.size > self._goal:
             self._found_cut(self._verdict.size + 1, "tree")
+        self._report_lost(lost)
 
     def _marks_of_database(self) -> Iterator[_Mark]:
         """Its checkpoints by size; one that is not signed over what it says is a problem."""
@@ -253,12 +254,15 @@ class Verifier:
             return False
         return any(note.is_signed_by(witness.key) for witness in self._witnesses)
 
-    def _report_lost(self, mark: _Mark) -> None:
-        """A checkpoint is over more than there is."""
-        if mark.where == "checkpoint":
-            self._found_cut(self._verdict.size + 1, mark.where)
-        elif not any(one.kind is Kind.ROLLED_BACK for one in self._verdict.findings):
-            self._verdict.add(Kind.ROLLED_BACK, self._verdict.size + 1, mark.where)
+    def _report_lost(self, lost: Sequence[str]) -> None:
+        """Checkpoints are over more than there is. Where the database itself says so, its end was
+        cut; where only others say so, it is an older state of itself."""
+        inside = "checkpoint" in lost
+        known = {one.kind for one in self._verdict.findings}
+        if inside:
+            self._found_cut(self._verdict.size + 1, "checkpoint")
+        elif lost and not known & {Kind.TRUNCATED, Kind.ROLLED_BACK}:
+            self._verdict.add(Kind.ROLLED_BACK, self._verdict.size + 1, lost[0])
 
     def _found_cut(self, position: int, where: str) -> None:
         """Once: what is missing at the end is missing everywhere."""
