@@ -264,6 +264,22 @@ class StoreUnavailable(StoreError):
     """The database cannot be reached, or the connection broke."""
 
 
+class LedgerUnavailable(StoreError):
+    """The erasure ledger cannot be read or written; nothing was changed in the database."""
+
+
+class LedgerDamaged(LedgerUnavailable):
+    """The erasure ledger was changed, or parts of it are gone."""
+
+
+class LedgerTooShort(StoreError):
+    """Entries of the erasure ledger are missing that others know of."""
+
+
+class RestorePending(StoreError):
+    """The database does not contain yet what the erasure ledger says."""
+
+
 class SettingsInvalid(LapseError):
     """A setting is missing or wrong; the text says which and what would be right."""
 

@@ -5,12 +5,13 @@ change with it are written together or not at all. Three implementations of each
 contract suite (tests/contracts): SQLite, PostgreSQL and in memory (for `lapse simulate`).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from domain.facts import Fact
+from domain.ledger import Entry
 from domain.policy import Applied, Versions
 from domain.session import Event, Kept, Scope, Session
 
@@ -487,6 +488,27 @@ class Log(Protocol):
 
     def release_clock(self, holder: str) -> None:
         """Give the clock back."""
+        ...
+
+
+class Ledger(Protocol):
+    """The erasure ledger, see `domain.ledger`: append-only, outside the database."""
+
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Write what belongs to one transaction, durable when this returns; the new length.
+
+        The first number is the one that follows the newest entry. Raises RestorePending if that is
+        taken, LedgerTooShort if those before it are missing, LedgerUnavailable; then nothing was
+        written, or it cannot be told.
+        """
+        ...
+
+    def read(self, after: int) -> Iterator[Entry]:
+        """Entries behind number `after`, in order. Raises LedgerUnavailable, LedgerDamaged."""
+        ...
+
+    def length(self) -> int:
+        """The number of the newest entry, 0 if there is none. Raises as `read`."""
         ...
 
 

@@ -33,6 +33,7 @@ from adapters.log.beginnings import begin, only_begin
 from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
 from adapters.log.merkle import leaf_of_row
+from adapters.log.remembering import Remembering, Repeating
 from adapters.log.schema import bookmarks, commands, counters, events, policies, sessions
 from adapters.log.transcoder import (
     Unreadable,
@@ -50,11 +51,15 @@ from domain.errors import (
     CorruptEvent,
     CorruptState,
     InviteRefused,
+    LedgerTooShort,
+    LedgerUnavailable,
     LimitReached,
+    RestorePending,
     SessionExists,
     StoreError,
 )
 from domain.facts import Fact
+from domain.ledger import Deed, deed_of_policy, deeds_of
 from domain.policy import DAY, SECOND, Applied, Version, Versions, from_document
 from domain.ports import (
     NO_CHANGES,
@@ -159,7 +164,8 @@ class SqlLog:
     """The log behind `domain.ports.Log`. Close it to finish what was submitted.
 
     wall: the wall clock in microseconds, for leases only. erased: told which subjects are gone,
-    once that is committed.
+    once that is committed. ledger: told what a restored database would not find again, before that
+    is committed.
     """
 
     def __init__(
@@ -167,8 +173,10 @@ class SqlLog:
         engines: Engines,
         wall: Callable[[], int],
         erased: Callable[[Collection[str]], None] = lambda subjects: None,
+        ledger: Remembering | Repeating | None = None,
     ) -> None:
         self._erased = erased
+        self._ledger = ledger
         self._engines = engines
         self._wall = wall
         self._versions: dict[tuple[str, int], Version] = {}
@@ -261,6 +269,7 @@ class SqlLog:
                     if together:
                         _raise_refusal(batch)
                     _save_bookmark(connection, bookmark)
+                    self._remember_appended(connection, batch)
             except IntegrityError:
                 # An id whose session was erased: its events are still there. Look first, then.
                 if not careful:
@@ -279,12 +288,52 @@ class SqlLog:
                 continue
             except StoreUnavailable as lost:
                 return self._after_lost_commit(batch, lost)
+            except (LedgerUnavailable, LedgerTooShort, RestorePending) as refusal:
+                if not alone or all(deeds_of(append.events) for append in appends):
+                    raise
+                return self._without_deeds(appends, now, refusal)
             break
         if batch.accepted:
             self.wakeups.notify()
         if batch.gone:
             self._erased(batch.gone)
         return batch.answers  # type: ignore[return-value]
+
+    def _remember_appended(self, connection: Connection, batch: _Batch) -> None:
+        """Creations, heartbeats and what rules do are found again by themselves: most batches end
+        here without a look at anything but their own events."""
+        if self._ledger is None:
+            return
+        deeds = []
+        for index in batch.accepted:
+            append = batch.appends[index]
+            found = deeds_of(append.events)
+            if found:
+                seen = newest_presence(connection, [append.session_id]).get(append.session_id, 0)
+                last_seen = max(append.after.last_seen_at, seen)
+                deeds += [
+                    one._replace(fields={**one.fields, "last_seen": last_seen}) for one in found
+                ]
+        if deeds or isinstance(self._ledger, Repeating):
+            written = sum(len(batch.appends[index].events) for index in batch.accepted)
+            self._ledger.write(connection, deeds, written)
+
+    def _without_deeds(
+        self, appends: Sequence[Append], now: int, refusal: StoreError
+    ) -> Sequence[Appended | Exception]:
+        """The ledger refuses what some of these authors want; the others have no part in that."""
+        answers: list[Appended | Exception] = [refusal] * len(appends)
+        others = [n for n, append in enumerate(appends) if not deeds_of(append.events)]
+        written = self._in_one_transaction([appends[n] for n in others], now, None)
+        for index, answer in zip(others, written, strict=True):
+            answers[index] = answer
+        return answers
+
+    def remember(self, connection: Connection, deeds: Sequence[Deed], written: int = 0) -> None:
+        """Write into the erasure ledger, as the last step of the caller's transaction; see
+        `adapters.log.remembering.Remembering.write`."""
+        if self._ledger is not None:
+            self._ledger.write(connection, deeds, written)
 
     def _alone(self, append: Append, now: int) -> Appended | Exception:
         """Whose row it was is told to decide again: it may stand there already."""
@@ -506,6 +555,7 @@ class SqlLog:
                 bulk.insert(connection, policies, columns, [row])
                 _append_rows(connection, [_event_row(applied, now, os.urandom(16))])
                 _save_bookmark(connection, bookmark)
+                self.remember(connection, [deed_of_policy(applied, now)], 1)
         except IntegrityError:
             raise Conflict(applied.originator_id) from None
         self.wakeups.notify()

@@ -1,0 +1,43 @@
+"""Opens the erasure ledger that a setting names."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from adapters.ledger.local import LocalLedger
+from domain.errors import SettingsInvalid
+from domain.ports import Ledger
+
+
+def open_ledger(url: str, store: str, database: Path | None) -> Ledger:
+    """The ledger of one database. store: its random id. database: its file, if it is one.
+
+    Nothing is made before the first entry. Raises SettingsInvalid.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        folder = Path(unquote(parts.path))
+        _refuse_beside(folder, database)
+        return LocalLedger(folder, store)
+    if parts.scheme == "s3" and parts.netloc:
+        return _in_bucket(url, store)
+    raise SettingsInvalid(
+        "LAPSE_LEDGER_URL: write file:///folder, an absolute path, or s3://bucket"
+    )
+
+
+def _refuse_beside(folder: Path, database: Path | None) -> None:
+    if database is not None and folder.resolve().is_relative_to(database.resolve().parent):
+        raise SettingsInvalid(
+            "LAPSE_LEDGER_URL: the ledger lies below the folder of the database, so whoever "
+            "restores that folder restores an older ledger too: name a folder elsewhere"
+        )
+
+
+def _in_bucket(url: str, store: str) -> Ledger:
+    # An S3 client, rarely used.
+    from obstore.store import S3Store  # noqa: PLC0415
+
+    from adapters.ledger.objects import ObjectLedger  # noqa: PLC0415
+
+    # Few retries: a transaction waits for the answer.
+    return ObjectLedger(S3Store.from_url(url, retry_config={"max_retries": 2}), store)
