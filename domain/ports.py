@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+from domain.erasure import Reach
 from domain.facts import Fact
 from domain.ledger import Entry
 from domain.policy import Applied, Versions
@@ -662,3 +663,41 @@ class Summaries(Protocol):
 
 Buffer = bytes | bytearray | memoryview
 Records = Sequence[Mapping[str, Any]]
+
+
+# -- verifying --------------------------------------------------------------------------------
+
+
+class Fault(StrEnum):
+    """What a scan found."""
+
+    LEFT = "left"  # rows of what was erased
+    NOT_A_FACT = "not-a-fact"  # something in a store of facts that is none
+    UNCLASSIFIED = "unclassified"  # nobody said what of whom can be here
+
+
+class ScanProblem(NamedTuple):
+    """store: a table (with its schema, if that is not ours) or a part of this process. column: the
+    one that is not known, if it is about one. rows: how many were seen, not how many there are."""
+
+    store: str
+    fault: Fault
+    column: str | None = None
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What a look at every store found. stores: `clean` or the worst fault of each."""
+
+    ok: bool
+    stores: Mapping[str, str]
+    problems: Sequence[ScanProblem] = ()
+
+
+class Scanner(Protocol):
+    """Reads back every store after an erasure."""
+
+    def scan(self, reach: Reach) -> ScanResult:
+        """Whether nothing is left of what an erasure took, and every store is known."""
+        ...

@@ -94,6 +94,10 @@ class Keyring(Sealing):
         """Overwrite the keys of those who were erased."""
         self._kept.forget(subjects)
 
+    def kept(self, subjects: Collection[str]) -> Collection[str]:
+        """Of these subjects, those whose key is in memory."""
+        return self._kept.among(subjects)
+
     def forget(self) -> None:
         """Overwrite every key that is kept: the KEK is another one, or all is over."""
         self._kept.clear()
@@ -154,6 +158,10 @@ class KeptKeys:
     def forget(self, subjects: Collection[str]) -> None:
         with self._lock:
             self._drop(subjects)
+
+    def among(self, subjects: Collection[str]) -> Collection[str]:
+        with self._lock:
+            return self._keys.keys() & set(subjects)
 
     def clear(self) -> None:
         with self._lock:
