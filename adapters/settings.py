@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         description="Witnesses that cosign checkpoints (C2SP tlog-witness), as a JSON list of "
         "`VERIFIER-KEY URL`; by default none.",
     )
+    physical_cleanup: str = Field(
+        default="15m",
+        description="How long after one physical clean-up of the database the next may begin, 1m "
+        "to 30d. It runs if something was erased since; an erasure is verified after it.",
+    )
     policy_file: Path | None = Field(
         default=None,
         description="A TOML file with policies beside the presets; one of the same name replaces "
@@ -249,10 +254,10 @@ class Settings(BaseSettings):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
         return tuple(sources)
 
-    @field_validator("key_rotation", "restore_window")
+    @field_validator("key_rotation", "restore_window", "physical_cleanup")
     @classmethod
     def _is_a_term(cls, value: str, checked: ValidationInfo) -> str:
-        longest = LONGEST_ROTATION if checked.field_name == "key_rotation" else LONGEST_WINDOW
+        longest = LONGEST_WINDOW if checked.field_name == "restore_window" else LONGEST_ROTATION
         if not MINUTE <= parse_duration(value) <= longest:
             raise ValueError(f"must be from 1m to {format_duration(longest)}")
         return value

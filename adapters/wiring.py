@@ -26,7 +26,9 @@ from adapters.notify.alerts import Alerts
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
 from adapters.settings import Settings, environment
+from adapters.vault.maintenance import Maintenance, Verification
 from adapters.vault.rows import SqlVault
+from adapters.vault.scan import SqlScanner
 from adapters.vault.summaries import AggregateSummaries, check_aggregates
 from domain.errors import (
     CorruptEvent,
@@ -114,6 +116,21 @@ class Lapse:
             every=parse_duration(self.settings.key_rotation),
             restore_window=parse_duration(self.settings.restore_window),
         )
+
+    def maintenance(self) -> Maintenance:
+        """What cleans the database up physically."""
+        return Maintenance(
+            self.engines,
+            self.rotation().renew_table,
+            self.clock,
+            self.holder,
+            every=parse_duration(self.settings.physical_cleanup),
+        )
+
+    def verification(self, maintenance: Maintenance | None = None) -> Verification:
+        """What says whether an erasure is verified. maintenance: told when one waits for it."""
+        scanner = SqlScanner(self.engines, self.keyring.kept)
+        return Verification(scanner, maintenance or self.maintenance())
 
 
 @contextmanager

@@ -676,6 +676,15 @@ class Fault(StrEnum):
     UNCLASSIFIED = "unclassified"  # nobody said what of whom can be here
 
 
+class Pending(StrEnum):
+    """Why it is not known yet whether an erasure is verified."""
+
+    CACHES = "caches"  # processes keep keys for seconds
+    CLEANUP = "cleanup"  # none began since
+    KEYS = "keys"  # a rotation is moving them
+    READER = "reader"  # somebody still reads what was deleted, such as a backup that runs
+
+
 class ScanProblem(NamedTuple):
     """store: a table (with its schema, if that is not ours) or a part of this process. column: the
     one that is not known, if it is about one. rows: how many were seen, not how many there are."""

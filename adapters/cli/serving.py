@@ -30,6 +30,8 @@ _log = structlog.get_logger(component="serve")
 
 REFRESH_SECONDS = 1.0
 """How often a process without a scheduler reads the policies again, and keys are looked at."""
+CLEANUP_SECONDS = 5.0
+"""How often it is asked whether a physical clean-up is due."""
 PARTS = ("api", "worker")
 
 
@@ -108,6 +110,8 @@ def _serve(
             )
             rotation = lapse.rotation()
             parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
+            maintenance = lapse.maintenance()
+            parts.enter_context(repeating("cleanup", maintenance.run_due, CLEANUP_SECONDS))
             parts.enter_context(closing(rotation))  # told to end before it is waited for
         else:
             # A scheduler reads the policies every second; without one somebody else must.

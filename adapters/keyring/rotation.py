@@ -122,6 +122,12 @@ class Rotation:
         with self._lease():
             return self._rotate(self._clock())
 
+    def renew_table(self) -> None:
+        """Move every wrapped key into a new table, and drop the old one with what was deleted in
+        it. Raises RotationHeld, KeyUnavailable, StoreError."""
+        with self._lease():
+            Generation(self._engines, self._keks, self._fence, self._step, self._page).move()
+
     def status(self) -> Sequence[KekState]:
         """Oldest first; the last is the current one. Reads every wrapped key."""
         self._keks.look_again()

@@ -389,10 +389,11 @@ def _make_private(file: str, *_: object) -> None:
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     """synchronous=FULL: a commit is on disk when it is answered. secure_delete: deleted rows are
-    overwritten, not just unlinked."""
+    overwritten, not just unlinked. temp_store: what a statement sets aside stays in memory."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=ON")
+    connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA foreign_keys=ON")
 
 
