@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import demo, imports, keys, look, operate, policies, proof, serving, tokens
+from adapters.cli import (
+    cleaning,
+    demo,
+    imports,
+    keys,
+    look,
+    operate,
+    policies,
+    proof,
+    serving,
+    tokens,
+)
 from adapters.wiring import settle_memory
 
 EXIT_CODES = (
@@ -88,6 +99,10 @@ db.command("upgrade", epilog=_example("db upgrade --db postgresql://localhost/la
 )
 db.command("check", epilog=_example("db check"))(operate.db_check)
 db.command("rebuild", epilog=_example("db rebuild sessions"))(operate.db_rebuild)
+db.command("clean", epilog=_example("db clean"))(cleaning.clean)
+db.command(
+    "search-canaries", epilog=_example("db search-canaries --stdin --folder exports < canaries.txt")
+)(cleaning.search_canaries)
 app.add_typer(db, name="db")
 
 
