@@ -5,7 +5,7 @@ docs/reference/http.md shows it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, WebSocket
 from starlette.requests import HTTPConnection
@@ -71,6 +71,10 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
         ("GET", "/v1/policies/{name}"): frozenset({_P, _S, _A, _O, _V}),
         ("PUT", "/v1/policies/{name}"): frozenset({_O}),
         ("POST", "/v1/policies/{name}/impact"): frozenset({_O}),
+        ("GET", "/v1/checkpoint"): PUBLIC,
+        ("GET", "/v1/tile/{level}/{tile}"): PUBLIC,
+        ("GET", "/v1/tile/entries/{tile}"): frozenset({_A}),
+        ("GET", "/v1/audit/proof"): frozenset({_A, _V}),
         ("GET", "/v1/audit"): frozenset({_A, _V, _O}),
         ("GET", "/v1/audit/requests"): frozenset({_A, _V}),
         ("GET", "/v1/audit/sessions/{session_id}"): frozenset({_A, _V}),
@@ -83,9 +87,14 @@ METHODS: Mapping[str, Sequence[str]] = {
 """What each path takes."""
 
 
+def described_path(route: Any) -> str:
+    """The path of a route as the document writes it, without converters such as `:path`."""
+    return str(route.path).replace(":path}", "}")
+
+
 async def authorize(request: Request) -> Principal | None:
     """Who asks, if they may. None: the path is public. Raises Refused with 401 or 403."""
-    route = request.scope["route"].path
+    route = described_path(request.scope["route"])
     roles = ACCESS.get((request.method, route))
     if roles is not None and not roles:
         return None

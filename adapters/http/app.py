@@ -16,6 +16,7 @@ from adapters.http import (
     pages,
     policies,
     problems,
+    proof,
     sessions,
     watching,
 )
@@ -92,7 +93,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(items.router, responses={**_OF_A_SESSION, **_OF_CONTENT})
     app.include_router(watching.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.sockets)
-    for module in (policies, events):
+    for module in (policies, proof, events):
         app.include_router(module.router, responses=dict(_OF_THE_LOG))
     app.include_router(operations.router)
     app.include_router(pages.router(settings))

@@ -457,6 +457,19 @@ class EventPage(Answer):
     next: str
 
 
+class ProofView(Answer):
+    """That the leaf with this hash is number `index` of `size` under the checkpoint. proof: the
+    same as one text (C2SP tlog-proof)."""
+
+    position: int
+    index: int
+    size: int
+    leaf: str
+    hashes: list[str]
+    checkpoint: str
+    proof: str
+
+
 class PolicyView(Answer):
     """A policy with all its versions, the newest last."""
 

@@ -272,7 +272,7 @@ def install(app: FastAPI, methods: Mapping[str, Sequence[str]]) -> None:
         headers = dict(error.headers or {})
         route = request.scope.get("route")
         if error.status_code == 405 and route is not None:
-            headers["Allow"] = ", ".join(methods[route.path])
+            headers["Allow"] = ", ".join(methods[route.path.replace(":path}", "}")])
         return problem(error.status_code, name, title, title.lower(), headers=headers)
 
     @app.exception_handler(SQLAlchemyError)

@@ -91,7 +91,7 @@ class Tree:
     def _step(self) -> tuple[int, int, int] | None:
         """One batch: (leaves added, leaves there are, leaves to come); None at the head."""
         with self._engines.snapshot() as connection:
-            standing = _standing(connection)
+            standing = standing_of(connection)
             goal = standing.index(_head(connection) + 1)
             if standing.size >= goal:
                 return None
@@ -130,7 +130,7 @@ class Tree:
     def standing(self) -> Standing:
         """How far the tiles are."""
         with self._engines.read() as connection:
-            return _standing(connection)
+            return standing_of(connection)
 
     def root(self, size: int) -> bytes:
         """The root of the first `size` leaves. Raises TileMissing."""
@@ -143,7 +143,7 @@ class Tree:
         Raises ValueError if it does not.
         """
         with self._engines.snapshot() as connection:
-            standing, read = _standing(connection), _reader(connection)
+            standing, read = standing_of(connection), _reader(connection)
             size = standing.size if size is None else size
             index = standing.index(position)
             if position < 1 or size > standing.size:
@@ -196,7 +196,8 @@ def _mark(engines: Engines) -> str:
     return "?" if engines.dialect == "sqlite" else "%s"
 
 
-def _standing(connection: Connection) -> Standing:
+def standing_of(connection: Connection) -> Standing:
+    """How far the tiles are."""
     query = "SELECT epoch, size FROM trees WHERE partition = 0"
     row = connection.exec_driver_sql(query).fetchone()
     return Standing(row[0], row[1]) if row else Standing(FIRST_EPOCH, 0)

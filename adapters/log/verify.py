@@ -217,11 +217,10 @@ class Verifier:
                 continue
             if merkle.root(self._read, size) == mark.root:
                 trusted = size
-            elif not self._altered_within(trusted, size):
+                continue
+            forked = True  # and so is every later one
+            if not self._altered_within(trusted, size):
                 self._found_altered(trusted, mark.where)
-                forked = True
-            else:
-                forked = True
         if holes:
             self._found_cut(self._standing.position(self._goal - holes), "log")
         if self._standing.size > self._goal:
