@@ -19,6 +19,7 @@ from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
 from adapters.log.note import VerifierKey
+from adapters.log.pruning import Pruning
 from adapters.log.tree import Tree
 from adapters.log.verify import Verifier
 from adapters.log.witness import Witness, parse_witness
@@ -39,6 +40,7 @@ from domain.errors import (
     StoreError,
 )
 from domain.policy import RetentionPolicy, parse, parse_duration
+from domain.use_cases.erase import pruned_before
 from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
 from domain.use_cases.sessions import Sessions
@@ -65,6 +67,10 @@ class Lapse:
     holder: str
     tree: Tree
     evidence: Evidence | None
+
+    def pruning(self) -> Pruning:
+        """What takes the bodies of events whose time is over."""
+        return Pruning(self.engines, lambda now: pruned_before(self.policies.known, now))
 
     @cached_property
     def signers(self) -> Signers:

@@ -29,5 +29,18 @@ class Fact:
     actor: str
 
 
+@dataclass(frozen=True)
+class Pruned(Fact):
+    """In the place of an event whose body was pruned: its hash, and nothing of what happened.
+
+    It is never written: the log answers with it, so that nobody takes a hole for the end.
+    effective_at: when it was pruned.
+    """
+
+    TOPIC: ClassVar[str] = "log.pruned.v1"
+
+    leaf: bytes
+
+
 FACTS: tuple[type[Fact], ...] = ()
 """All kinds there are."""

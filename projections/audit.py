@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, or_, select, union_all
 
-from domain.facts import FACTS
+from domain.facts import FACTS, Pruned
 from domain.policy import Applied
 from domain.ports import PARTITION, Logged, Recorded
 from domain.session import EVENTS, Created, Event
@@ -48,8 +48,8 @@ _canonical = JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def rows(generation: int, events: Sequence[Recorded]) -> list[tuple[Any, ...]]:
-    """One row per event."""
-    return [_row(generation, recorded) for recorded in events]
+    """One row per event; none where the body was pruned."""
+    return [_row(generation, one) for one in events if not isinstance(one.event, Pruned)]
 
 
 def _row(generation: int, recorded: Recorded) -> tuple[Any, ...]:

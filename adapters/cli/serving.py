@@ -32,6 +32,8 @@ REFRESH_SECONDS = 1.0
 """How often a process without a scheduler reads the policies again, and keys are looked at."""
 CLEANUP_SECONDS = 5.0
 """How often it is asked whether a physical clean-up is due."""
+PRUNE_SECONDS = 10.0
+"""How often bodies of events are looked for whose time is over."""
 PARTS = ("api", "worker")
 
 
@@ -108,6 +110,11 @@ def _serve(
                     "checkpoints", lambda: checkpoints.run_due(lapse.clock()), REFRESH_SECONDS
                 )
             )
+            pruning = lapse.pruning()
+            parts.enter_context(
+                repeating("prune", lambda: pruning.run_due(lapse.clock()), PRUNE_SECONDS)
+            )
+            parts.enter_context(closing(pruning))
             rotation = lapse.rotation()
             parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
             maintenance = lapse.maintenance()

@@ -23,6 +23,7 @@ from adapters.http.models import (
 )
 from adapters.http.problems import Refused
 from adapters.http.service import Service, micros, the_service
+from domain.facts import Pruned
 from domain.policy import SECOND
 from projections import audit
 
@@ -45,15 +46,21 @@ def events(
     ] = None,
     limit: Limit = 100,
 ) -> Mapping[str, Any]:
-    """Events in the order of the log, none left out. An empty page is the end for now.
+    """Events in the order of the log, none left out.
 
-    A token for some policies sees those only; `next` moves on all the same.
+    A token for some policies sees those only, and of what was pruned nothing is left to see;
+    `next` moves on all the same. The end is where it moves no more.
     """
     position = position_of(after, here.epoch) if after is not None else 0
     found = here.lapse.log.read(position, limit)
     if not found and position > here.lapse.log.head():
         raise Refused(409, "cursor-epoch", "The log was restored", "start again without a cursor")
-    shown = [one for one in found if who.policies is None or one.event.policy in who.policies]
+    shown = [
+        one
+        for one in found
+        if not isinstance(one.event, Pruned)
+        and (who.policies is None or one.event.policy in who.policies)
+    ]
     last = found[-1].position if found else position
     return {
         "events": [event_document(recorded) for recorded in shown],

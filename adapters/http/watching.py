@@ -29,6 +29,7 @@ from adapters.http.requests import Entry
 from adapters.http.service import Service, service_of, the_service
 from adapters.http.tokens import Principal
 from domain.errors import LapseError
+from domain.facts import Pruned
 from domain.policy import MINUTE, SECOND, in_force
 from domain.ports import Recorded
 from domain.session import Scope
@@ -203,6 +204,8 @@ async def stream(
     allowed = {policy} if policy is not None else who.policies
 
     def wants(recorded: Recorded) -> bool:
+        if isinstance(recorded.event, Pruned):
+            return False
         return allowed is None or recorded.event.policy in allowed
 
     def takes(note: Passing) -> bool:

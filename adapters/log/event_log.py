@@ -58,7 +58,7 @@ from domain.errors import (
     SessionExists,
     StoreError,
 )
-from domain.facts import Fact
+from domain.facts import Fact, Pruned
 from domain.ledger import Deed, deed_of_policy, deeds_of
 from domain.policy import DAY, SECOND, Applied, Version, Versions, from_document
 from domain.ports import (
@@ -625,8 +625,13 @@ class SqlLog:
         with self._engines.read() as connection:
             if self._engines.dialect == "postgresql":
                 page = postgres.copy_out(connection, f"{SELECT_EVENTS}{where}")
-                return [recorded(row) for row in _copied_events(page)]
-            return [recorded(row) for row in _raw_rows(connection, SELECT_EVENTS + where, ())]
+                found = [recorded(row) for row in _copied_events(page)]
+            else:
+                rows = _raw_rows(connection, SELECT_EVENTS + where, ())
+                found = [recorded(row) for row in rows]
+            if found and found[-1].position - after == len(found):
+                return found
+            return _with_pruned(connection, found, where)
 
     def head(self) -> int:
         with self._engines.read() as connection:
@@ -1143,6 +1148,18 @@ def _copied_events(page: bytes) -> Iterator[tuple[int, int, int, int, str, str, 
         at += 4
         yield position, version, effective_at, recorded_at, session_id, topic, page[at : at + size]
         at += size
+
+
+def _with_pruned(connection: Connection, found: list[Recorded], where: str) -> list[Recorded]:
+    """Nobody may take events that were pruned for the end of the log, or for a damaged one."""
+    query = f"SELECT position, leaf, pruned_at FROM pruned WHERE partition = 0 AND {where}"
+    whole = {
+        position: Recorded(0, position, at, Pruned("", 0, at, "", "", bytes(leaf)))
+        for position, leaf, at in _raw_rows(connection, query, ())
+    }
+    # What is pruned while this reads may be in both.
+    whole.update((one.position, one) for one in found)
+    return [whole[position] for position in sorted(whole)]
 
 
 def recorded(row: Any) -> Recorded:

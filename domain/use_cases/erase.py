@@ -4,10 +4,10 @@ Whatever deletes data of a session goes through here, so that holds are checked 
 nothing else sets `Append.deletes`, and the vault deletes nothing without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from domain.errors import OnHold
-from domain.policy import Versions
+from domain.policy import Versions, in_force
 from domain.ports import NO_CHANGES, Append, Changes, Deletion, Found, Log
 from domain.session import Erased, Event, Phase, Scope, Session, Summarized, evolve
 from domain.timeline import Outcome, advance, takes
@@ -75,3 +75,14 @@ def deletes(session: Session | None, events: tuple[Event, ...]) -> tuple[Deletio
                 deletions.append(Deletion(event.scope, event.oldest_left, ended=not active))
         session = evolve(session, event)
     return tuple(deletions)
+
+
+def pruned_before(policies: Mapping[str, Versions], now: int) -> Mapping[str, int]:
+    """For each policy: whose sessions were erased before this have no bodies in the log any more.
+
+    An erased session can be held no more, so no hold stands against it.
+    """
+    return {
+        name: now - in_force(versions, now).policy.audit_retention
+        for name, versions in policies.items()
+    }
