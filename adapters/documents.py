@@ -3,6 +3,7 @@
 from typing import Any
 
 from adapters.clock import format_instant
+from domain.access import AccessRequest
 from domain.policy import Version, to_document
 from domain.ports import Member, Recorded
 from domain.session import Event, Session
@@ -73,6 +74,22 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "actor": entry.actor,
         "token": entry.token,
         "detail": dict(entry.detail),
+    }
+
+
+def access_document(request: AccessRequest) -> dict[str, Any]:
+    """A request for a copy, without whom it is about."""
+    return {
+        "request_id": request.id,
+        "status": str(request.status),
+        "verified_by": str(request.verified_by),
+        "requested_at": format_instant(request.requested_at),
+        "ready_at": format_instant(request.ready_at),
+        "erases_at": format_instant(request.erases_at),
+        "sessions": request.sessions,
+        "items": request.items,
+        "size": request.size,
+        "reason": None if request.reason is None else str(request.reason),
     }
 
 

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         description="How long after one physical clean-up of the database the next may begin, 1m "
         "to 30d. It runs if something was erased since; an erasure is verified after it.",
     )
+    copy_term: str = Field(
+        default="7d",
+        description="How long a copy that somebody asked for (GDPR Art. 15) waits at most, 1m to "
+        "30d.",
+    )
     policy_file: Path | None = Field(
         default=None,
         description="A TOML file with policies beside the presets; one of the same name replaces "
@@ -254,7 +259,7 @@ class Settings(BaseSettings):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
         return tuple(sources)
 
-    @field_validator("key_rotation", "restore_window", "physical_cleanup")
+    @field_validator("key_rotation", "restore_window", "physical_cleanup", "copy_term")
     @classmethod
     def _is_a_term(cls, value: str, checked: ValidationInfo) -> str:
         longest = LONGEST_WINDOW if checked.field_name == "restore_window" else LONGEST_ROTATION

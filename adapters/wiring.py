@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from adapters.archive import zipped
 from adapters.evidence import Evidence, open_evidence
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring, open_signers, store_of
@@ -27,7 +28,9 @@ from adapters.notify.alerts import Alerts
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
 from adapters.settings import Settings, environment
+from adapters.vault.copies import SqlCopies, SqlHoldings
 from adapters.vault.maintenance import Maintenance, Verification
+from adapters.vault.portable import Portable
 from adapters.vault.rows import SqlVault
 from adapters.vault.scan import SqlScanner
 from adapters.vault.summaries import AggregateSummaries, check_aggregates
@@ -40,6 +43,7 @@ from domain.errors import (
     StoreError,
 )
 from domain.policy import RetentionPolicy, parse, parse_duration
+from domain.use_cases.access import Access, Contents
 from domain.use_cases.erase import pruned_before
 from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
@@ -121,6 +125,25 @@ class Lapse:
             self.holder,
             every=parse_duration(self.settings.key_rotation),
             restore_window=parse_duration(self.settings.restore_window),
+        )
+
+    def access(self) -> Access:
+        """What gives people a copy of what is held about them."""
+        portable = Portable(
+            SqlHoldings(self.engines),
+            self.log,
+            self.vault,
+            self.keyring,
+            self.sessions,
+            self.policies,
+            AggregateSummaries(),
+        )
+        return Access(
+            SqlCopies(self.engines, self.log.wakeups.notify),
+            self.vault,
+            self.keyring,
+            Contents(portable.sessions, portable.entries, zipped),
+            term=parse_duration(self.settings.copy_term),
         )
 
     def maintenance(self) -> Maintenance:

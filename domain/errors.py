@@ -156,6 +156,39 @@ class LimitReached(LapseError):
 
 
 @dataclass(eq=False)
+class CopyUnknown(LapseError):
+    """There is no request for a copy with this id."""
+
+    request_id: str
+
+    def __str__(self) -> str:
+        return f"no request for a copy {self.request_id}"
+
+
+@dataclass(eq=False)
+class CopyNotReady(LapseError):
+    """The copy is not made yet."""
+
+    request_id: str
+
+    def __str__(self) -> str:
+        return f"the copy {self.request_id} is being made: ask again in a few seconds"
+
+
+@dataclass(eq=False)
+class CopyGone(LapseError):
+    """The copy waits no more."""
+
+    request_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"the copy {self.request_id} is gone: its time is over, or something in it was erased. "
+            "Ask for another one"
+        )
+
+
+@dataclass(eq=False)
 class Conflict(LapseError):
     """Somebody else changed the session meanwhile: read it again and decide again."""
 

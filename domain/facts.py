@@ -42,5 +42,59 @@ class Pruned(Fact):
     leaf: bytes
 
 
-FACTS: tuple[type[Fact], ...] = ()
+class Verification(StrEnum):
+    """Who made sure that the request comes from whom it concerns, or how (Art. 11, 12(6))."""
+
+    CONTROLLER = "controller"
+    IDENTITY_PROVIDER = "identity-provider"
+    TOKEN_PROOF = "token-proof"  # noqa: S105 - the name of a way, no secret
+    COURT = "court"
+
+
+# -- requests for a copy (GDPR Art. 15, 20) ---------------------------------------------------
+
+
+class CopyEnded(StrEnum):
+    """Why a copy that waited is gone."""
+
+    TERM = "term"
+    OUTDATED = "outdated"  # something in it was erased, or fell due
+
+
+@dataclass(frozen=True)
+class AccessReceived(Fact):
+    """Somebody asked for a copy of what is held about them."""
+
+    TOPIC: ClassVar[str] = "access.received.v1"
+    ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {"verified_by": Verification}
+    verified_by: Verification
+
+
+@dataclass(frozen=True)
+class AccessReady(Fact):
+    """The copy waits, sealed. size: bytes."""
+
+    TOPIC: ClassVar[str] = "access.ready.v1"
+    sessions: int
+    items: int
+    size: int
+
+
+@dataclass(frozen=True)
+class AccessSent(Fact):
+    """The actor was given the copy."""
+
+    TOPIC: ClassVar[str] = "access.sent.v1"
+
+
+@dataclass(frozen=True)
+class AccessErased(Fact):
+    """The copy is gone."""
+
+    TOPIC: ClassVar[str] = "access.erased.v1"
+    ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {"reason": CopyEnded}
+    reason: CopyEnded
+
+
+FACTS: tuple[type[Fact], ...] = (AccessReceived, AccessReady, AccessSent, AccessErased)
 """All kinds there are."""

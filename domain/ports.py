@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+from domain.access import AccessRequest
 from domain.erasure import Reach
 from domain.facts import Fact
 from domain.ledger import Entry
@@ -663,6 +664,92 @@ class Summaries(Protocol):
 
 Buffer = bytes | bytearray | memoryview
 Records = Sequence[Mapping[str, Any]]
+
+
+# -- a copy of what is held about somebody ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where somebody is in the vault: a token in a session, and who that is, sealed.
+
+    current: whether it is the name they have there now. wrapped: the key of `sealed`.
+    """
+
+    session_id: str
+    token: str
+    role: str
+    current: bool
+    subject: SubjectKey
+    wrapped: bytes
+    sealed: bytes
+
+
+class Holdings(Protocol):
+    """What the vault holds of one person, expired or held or not."""
+
+    def places(self, subject: str) -> Sequence[Place]:
+        """In order of session and token."""
+        ...
+
+    def members(self, session_id: str, tokens: Collection[str]) -> Sequence[Member]:
+        """Their presence in a session."""
+        ...
+
+    def heads(self, session_id: str, after: tuple[str, int], limit: int) -> Sequence[ItemHead]:
+        """All items of a session, chunks of uploads too, in order of id and part, behind one."""
+        ...
+
+    def uploads(self, session_id: str) -> Sequence[Upload]:
+        """All uploads of a session."""
+        ...
+
+
+class CopyStore(Protocol):
+    """Requests for a copy, and the copies that wait, sealed. Everything raises StoreError."""
+
+    def add(self, request: AccessRequest, fact: Fact, now: int) -> None:
+        """A new request."""
+        ...
+
+    def find(self, request_id: str) -> AccessRequest | None:
+        """A request by id."""
+        ...
+
+    def waiting(self, now: int, limit: int) -> Sequence[AccessRequest]:
+        """Those to be looked at: without a copy yet, with one that is over or outdated."""
+        ...
+
+    def begin(
+        self, request: AccessRequest, joint: SubjectKey, key: DataKey, of: Sequence[str]
+    ) -> None:
+        """A copy of these sessions will be written under this key. From now on whatever erases any
+        of them makes it outdated. What an earlier attempt left goes."""
+        ...
+
+    def put(self, request_id: str, part: int, sealed: bytes) -> bool:
+        """Write one part; False if the copy became outdated meanwhile."""
+        ...
+
+    def finish(self, request: AccessRequest, fact: Fact, now: int) -> bool:
+        """The copy is whole; False if it became outdated meanwhile."""
+        ...
+
+    def note(self, request: AccessRequest, fact: Fact, now: int) -> None:
+        """Write what happened to a request. Raises Conflict if somebody else did meanwhile."""
+        ...
+
+    def key_of(self, request_id: str) -> DataKey | None:
+        """What seals the copy; None once it is gone."""
+        ...
+
+    def part(self, request_id: str, part: int) -> bytes | None:
+        """One part of the copy, sealed."""
+        ...
+
+    def drop(self, request: AccessRequest, fact: Fact | None, now: int) -> None:
+        """The copy goes, with its key (only `use_cases/erase.py` calls this)."""
+        ...
 
 
 # -- verifying --------------------------------------------------------------------------------

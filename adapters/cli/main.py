@@ -9,6 +9,7 @@ import typer
 from adapters.cli import (
     cleaning,
     demo,
+    exporting,
     imports,
     keys,
     look,
@@ -67,6 +68,7 @@ app.command(epilog=_example("sessions --policy web-visit --state active"))(look.
 app.command(epilog=_example("show df28b1c3"))(look.show)
 app.command(epilog=_example("demo --for 60s"))(demo.demo)
 
+app.command(epilog=_example("export --stdin --out copy.zip < name.txt"))(exporting.export)
 app.command(epilog=_example("token --role producer --ttl 8h"))(tokens.token)
 
 audit = typer.Typer(no_args_is_help=True, help="What happened, when and why.")

@@ -21,6 +21,7 @@ from adapters.cli.options import Database, Json, load
 from adapters.cli.output import print_json
 from adapters.scheduler import budgets
 from adapters.scheduler.budgets import Budgets
+from adapters.scheduler.copies import Copies
 from adapters.scheduler.ticker import Ticker
 from adapters.wiring import Lapse, open_lapse
 from domain.errors import SettingsInvalid
@@ -117,6 +118,8 @@ def _serve(
             parts.enter_context(closing(pruning))
             rotation = lapse.rotation()
             parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
+            copies = Copies(lapse.access(), lapse.engines, lapse.clock, lapse.holder)
+            parts.enter_context(repeating("copies", copies.work, REFRESH_SECONDS))
             maintenance = lapse.maintenance()
             parts.enter_context(repeating("cleanup", maintenance.run_due, CLEANUP_SECONDS))
             parts.enter_context(closing(rotation))  # told to end before it is waited for

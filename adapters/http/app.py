@@ -10,6 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from adapters.http import (
+    access_requests,
     events,
     items,
     operations,
@@ -60,6 +61,11 @@ _OF_A_SESSION: Mapping[int | str, dict[str, Any]] = {
 _OF_CONTENT: Mapping[int | str, dict[str, Any]] = {
     408: _refusal("The body came too slowly."),
 }
+_OF_A_COPY: Mapping[int | str, dict[str, Any]] = {
+    404: _refusal("There is no such request."),
+    409: _refusal("The copy is not made yet.", _AGAIN),
+    410: _refusal("The copy is gone; ask for another one."),
+}
 _OF_THE_LOG: Mapping[int | str, dict[str, Any]] = {
     404: _refusal("Nothing is known of it."),
     409: _refusal("The log was restored, or somebody else was faster."),
@@ -93,6 +99,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(items.router, responses={**_OF_A_SESSION, **_OF_CONTENT})
     app.include_router(watching.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.sockets)
+    app.include_router(access_requests.router, responses=dict(_OF_A_COPY))
     for module in (policies, proof, events):
         app.include_router(module.router, responses=dict(_OF_THE_LOG))
     app.include_router(operations.router)

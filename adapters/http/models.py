@@ -247,6 +247,18 @@ class Proposal(Body):
     )
 
 
+class NewAccessRequest(Body):
+    """Who asks for a copy of what is held about them. In a body, since a URL would be logged."""
+
+    subject: Person = Field(examples=["user-4711"])
+    verified_by: Annotated[
+        str, StringConstraints(pattern="^(controller|identity-provider|token-proof|court)$")
+    ] = Field(
+        description="Who made sure that it is they who ask, or how (GDPR Art. 12(6)).",
+        examples=["controller"],
+    )
+
+
 class NewItem(Body):
     """Records to keep: landmark batches, metrics, a result."""
 
@@ -434,6 +446,24 @@ class SummaryView(Ending):
     tier: str
     figures: dict[str, Any] = Field(examples=[{"avg_stillness": 0.82, "total_frames": 1200}])
     contributors: int
+
+
+class AccessRequestView(Answer):
+    """A request for a copy: `requested`, `ready`, `erased`. size: bytes of the zip."""
+
+    request_id: Token
+    status: str = Field(examples=["ready"])
+    verified_by: str = Field(examples=["controller"])
+    requested_at: str | None
+    ready_at: str | None
+    erases_at: str | None = Field(description="When the copy goes at the latest.")
+    sessions: int
+    items: int
+    size: int
+    reason: str | None = Field(
+        description="Why the copy is gone: `term`, or `outdated` if something in it was erased.",
+        examples=["term"],
+    )
 
 
 class EventView(Answer):

@@ -299,6 +299,51 @@ partials = Table(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+# -- copies for people (GDPR Art. 15) ---------------------------------------------------------
+
+access_requests = Table(
+    "access_requests",
+    metadata,
+    _partition(),
+    Column("request_id", Name, primary_key=True),
+    Column("version", Integer, nullable=False),
+    # Empty if nobody of that name is known, and once the copy is gone.
+    Column("subject", Name, nullable=False),
+    Column("verified_by", Name, nullable=False),
+    Column("status", Name, nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("ready_at", BigInteger),
+    Column("erases_at", BigInteger),
+    # When to look at it next; null: never again.
+    Column("due_at", BigInteger),
+    Column("sessions", Integer, nullable=False),
+    Column("items", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("reason", Name),
+    # The data key of the copy, under the request's own key in subject_keys.
+    Column("wrapped", LargeBinary),
+    Index("access_requests_by_due", "partition", "due_at"),
+    Index("access_requests_by_subject", "partition", "subject"),
+)
+
+access_sessions = Table(
+    "access_sessions",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("request_id", Name, primary_key=True),
+    Index("access_sessions_by_request", "partition", "request_id"),
+)
+
+access_parts = Table(
+    "access_parts",
+    metadata,
+    _partition(),
+    Column("request_id", Name, primary_key=True),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 # -- the keyring ------------------------------------------------------------------------------
 
 subject_keys = Table(

@@ -26,6 +26,7 @@ from adapters.log.schema import (
 )
 from adapters.vault import item_rows
 from adapters.vault.item_rows import delete_stored, write_stored
+from adapters.vault.outdated import outdate
 from domain.ports import (
     Admission,
     Append,
@@ -116,7 +117,8 @@ def write(connection: Connection, accepted: Sequence[Append]) -> list[str]:
     bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
     delete_stored(connection, accepted)
     write_stored(connection, accepted)
-    return _delete(connection, [append.session_id for append in accepted if append.erases])
+    copies = outdate(connection, sorted({a.session_id for a in accepted if a.deletes}))
+    return copies + _delete(connection, [a.session_id for a in accepted if a.erases])
 
 
 def _lock(

@@ -97,6 +97,17 @@ def by_owner(connection: Connection, table: str, reach: Reach) -> int:
     return _count_in(connection, table, "scope", scopes)
 
 
+def by_copy(connection: Connection, table: str, reach: Reach) -> int:
+    """Parts of copies which hold anything of these sessions. That of a person goes with them too;
+    those who stay may have asked for another one since."""
+    query = (
+        f"SELECT 1 FROM access_sessions s JOIN {table} t ON t.partition = s.partition "
+        "AND t.request_id = s.request_id WHERE s.partition = 0 AND s.session_id IN ({ids}) "
+        f"LIMIT {MOST}"
+    )
+    return len(bulk.select_in(connection, query, list(reach.sessions)))
+
+
 def _count_in(connection: Connection, table: str, column: str, ids: Sequence[Any]) -> int:
     query = f"SELECT 1 FROM {table} WHERE partition = 0 AND {column} IN ({{ids}}) LIMIT {MOST}"
     return len(bulk.select_in(connection, query, list(ids)))
@@ -284,6 +295,24 @@ STORES: Mapping[str, Store] = {
         "figures by participant, sealed",
         by_session(),
         by_part,
+        sealed="sealed",
+    ),
+    "access_requests": _store(
+        "partition request_id version subject verified_by status requested_at ready_at erases_at "
+        "due_at sessions items size reason wrapped",
+        "requests for a copy; whose stands there only until the copy is gone",
+        by_subject(),
+        sealed="wrapped",
+    ),
+    "access_sessions": _store(
+        "partition session_id request_id",
+        "of which sessions a copy that waits is made",
+        by_session(),
+    ),
+    "access_parts": _store(
+        "partition request_id part sealed",
+        "copies that wait, sealed",
+        by_copy,
         sealed="sealed",
     ),
     "subject_keys": _store(

@@ -5,11 +5,14 @@ nothing else sets `Append.deletes`, and the vault deletes nothing without it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from domain.access import AccessRequest, AccessStatus
 from domain.errors import OnHold
+from domain.facts import AccessErased, CopyEnded
 from domain.policy import Versions, in_force
-from domain.ports import NO_CHANGES, Append, Changes, Deletion, Found, Log
-from domain.session import Erased, Event, Phase, Scope, Session, Summarized, evolve
+from domain.ports import NO_CHANGES, Append, Changes, CopyStore, Deletion, Found, Log
+from domain.session import SCHEDULER, Erased, Event, Phase, Scope, Session, Summarized, evolve
 from domain.timeline import Outcome, advance, takes
 
 
@@ -86,3 +89,16 @@ def pruned_before(policies: Mapping[str, Versions], now: int) -> Mapping[str, in
         name: now - in_force(versions, now).policy.audit_retention
         for name, versions in policies.items()
     }
+
+
+def drop_copy(store: CopyStore, request: AccessRequest, reason: CopyEnded, now: int) -> None:
+    """A copy that somebody asked for goes. No hold keeps it: what it was made of stays."""
+    gone = replace(
+        request,
+        version=request.version + 1,
+        subject="",
+        status=AccessStatus.ERASED,
+        reason=reason,
+    )
+    fact = AccessErased(request.id, gone.version, now, "", SCHEDULER, reason)
+    store.drop(gone, fact, now)

@@ -41,6 +41,8 @@ LEFTOVERS: dict[str, list[dict[str, Any]]] = {
     "partials": [{"session_id": SESSION}, {"session_id": SHARED, "token": TOKEN}],
     "subject_keys": [{"subject": SUBJECT}, {"subject": SESSION}],
     "data_keys": [{"session_id": SESSION}, {"session_id": SHARED, "token": TOKEN}],
+    "access_requests": [{"subject": SUBJECT}],
+    "access_sessions": [{"session_id": SESSION}],
 }
 """For each table, rows of what was erased: one for each way in which they are found."""
 
@@ -121,7 +123,8 @@ def make_log_of_requests(here: Opened) -> None:
 def test_a_leftover_in_any_table_is_found_and_named(here: Opened) -> None:
     """In each table that can hold something of somebody, whichever way it is looked for."""
     searched = {name for name, store in STORES.items() if store.searches}
-    assert searched - LEFTOVERS.keys() - NO_FACTS.keys() == {"subject_keys_next"}
+    elsewhere = {"subject_keys_next", "access_parts"}
+    assert searched - LEFTOVERS.keys() - NO_FACTS.keys() == elsewhere
     looking = scanner(here)
     for table, rows in LEFTOVERS.items():
         for row in rows:
@@ -148,6 +151,16 @@ def test_a_leftover_in_a_table_that_a_rotation_fills_is_found(here: Opened) -> N
             ScanProblem("subject_keys_next", Fault.LEFT, rows=1),
         )
         here.execute("DELETE FROM subject_keys_next")
+
+
+def test_a_copy_of_what_was_erased_is_found(here: Opened) -> None:
+    """Somebody asked for it before, and it waits to be fetched."""
+    plant(here, "access_sessions", {"session_id": SESSION, "request_id": OTHER})
+    plant(here, "access_parts", {"request_id": OTHER})
+    assert scanner(here).scan(REACH).problems == (
+        ScanProblem("access_parts", Fault.LEFT, rows=1),
+        ScanProblem("access_sessions", Fault.LEFT, rows=1),
+    )
 
 
 def test_what_is_no_fact_in_a_store_of_facts_is_found_and_named(here: Opened) -> None:
