@@ -28,7 +28,7 @@ def session_document(session: Session, last_seen: int, ahead: Forecast) -> dict[
         "expires_at": format_instant(ahead.expires_at),
         "erases_at": format_instant(ahead.erases_at),
         "rule": ahead.rule,
-        "held": bool(session.holds),
+        "held": session.held,
         "version": session.version,
     }
 

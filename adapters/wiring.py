@@ -31,6 +31,7 @@ from adapters.settings import Settings, environment
 from adapters.vault.copies import SqlCopies, SqlHoldings
 from adapters.vault.maintenance import Maintenance, Verification
 from adapters.vault.portable import Portable
+from adapters.vault.requests import SqlHolds, SqlRequests
 from adapters.vault.rows import SqlVault
 from adapters.vault.scan import SqlScanner
 from adapters.vault.summaries import AggregateSummaries, check_aggregates
@@ -45,6 +46,8 @@ from domain.errors import (
 from domain.policy import RetentionPolicy, parse, parse_duration
 from domain.use_cases.access import Access, Contents
 from domain.use_cases.erase import pruned_before
+from domain.use_cases.erasure_requests import ErasureRequests
+from domain.use_cases.holds import Holds
 from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
 from domain.use_cases.sessions import Sessions
@@ -66,6 +69,7 @@ class Lapse:
     policies: PolicyBook
     sessions: Sessions
     items: Items
+    holds: Holds
     projector: Projector
     alerts: Alerts
     holder: str
@@ -146,6 +150,7 @@ class Lapse:
             term=parse_duration(self.settings.copy_term),
         )
 
+    @cached_property
     def maintenance(self) -> Maintenance:
         """What cleans the database up physically."""
         return Maintenance(
@@ -156,10 +161,24 @@ class Lapse:
             every=parse_duration(self.settings.physical_cleanup),
         )
 
-    def verification(self, maintenance: Maintenance | None = None) -> Verification:
-        """What says whether an erasure is verified. maintenance: told when one waits for it."""
-        scanner = SqlScanner(self.engines, self.keyring.kept)
-        return Verification(scanner, maintenance or self.maintenance())
+    @cached_property
+    def verification(self) -> Verification:
+        """What says whether an erasure is verified."""
+        return Verification(SqlScanner(self.engines, self.keyring.kept), self.maintenance)
+
+    @cached_property
+    def requests(self) -> ErasureRequests:
+        """What people ask to have erased."""
+        return ErasureRequests(
+            SqlRequests(self.engines, self.log),
+            self.sessions,
+            self.vault,
+            self.keyring,
+            self.policies,
+            AggregateSummaries(),
+            keks=lambda: living_keks(self.keyring),
+            verifier=self.verification,
+        )
 
 
 @contextmanager
@@ -209,6 +228,7 @@ def open_lapse(
             vault = SqlVault(engines)
             evidence = _evidence(settings, database)
             sessions = Sessions(log, vault, keyring, book)
+            requests = SqlRequests(engines, log)
             lapse = Lapse(
                 settings=settings,
                 engines=engines,
@@ -218,6 +238,7 @@ def open_lapse(
                 policies=book,
                 sessions=sessions,
                 items=Items(vault, keyring, book, sessions, AggregateSummaries()),
+                holds=Holds(SqlHolds(engines, log), requests, sessions, keyring),
                 projector=Projector(engines, log, PROJECTIONS, clock),
                 alerts=Alerts(),
                 holder=f"{os.getpid()}-{secrets.token_hex(4)}",
@@ -246,6 +267,12 @@ def _evidence(settings: Settings, database: Path | None) -> Evidence | None:
     if settings.evidence_url is None:
         return None
     return open_evidence(settings.evidence_url, database)
+
+
+def living_keks(keyring: Keyring) -> Sequence[str]:
+    """Ids of all key-encryption keys there are now, whoever made or destroyed one."""
+    keyring.keks.look_again()
+    return [kek.id for kek in keyring.keks.keks()]
 
 
 def settle_memory() -> None:

@@ -152,6 +152,49 @@ class LimitReached(LapseError):
         return f"policy {self.policy}: limit {self.scope} = {self.limit} is reached"
 
 
+# -- requests of people, and holds ------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class RequestUnknown(LapseError):
+    """There is no request with this id."""
+
+    request_id: str
+
+    def __str__(self) -> str:
+        return f"no request {self.request_id}: `lapse request list` shows those there are"
+
+
+@dataclass(eq=False)
+class RequestNotOpen(LapseError):
+    """A request is too far for this, or was refused."""
+
+    request_id: str
+    command: str
+    status: str
+
+    def __str__(self) -> str:
+        return f"cannot {self.command} request {self.request_id}: it is {self.status}"
+
+
+@dataclass(eq=False)
+class SubjectUnknown(LapseError):
+    """Nothing is known of this person, so nothing of theirs can be held."""
+
+    def __str__(self) -> str:
+        return "nothing is known of this person: there is nothing to hold"
+
+
+@dataclass(eq=False)
+class HoldUnknown(LapseError):
+    """No hold of this id stands."""
+
+    hold: str
+
+    def __str__(self) -> str:
+        return f"no hold {self.hold} stands: `lapse hold list` shows those that do"
+
+
 # -- what the log refuses ---------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from domain.session import Ground
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -40,6 +42,17 @@ class Pruned(Fact):
     TOPIC: ClassVar[str] = "log.pruned.v1"
 
     leaf: bytes
+
+
+# -- requests of people -----------------------------------------------------------------------
+
+
+class About(StrEnum):
+    """What a request is about."""
+
+    SESSION = "session"
+    SUBJECT = "subject"
+    PARTICIPANT = "participant"
 
 
 class Verification(StrEnum):
@@ -96,5 +109,121 @@ class AccessErased(Fact):
     reason: CopyEnded
 
 
-FACTS: tuple[type[Fact], ...] = (AccessReceived, AccessReady, AccessSent, AccessErased)
+# -- requests for erasure (GDPR Art. 17) ------------------------------------------------------
+
+
+class Refusal(StrEnum):
+    """On which ground a request is refused."""
+
+    FREEDOM_OF_EXPRESSION = "freedom-of-expression"  # Art. 17(3)(a)
+    LEGAL_OBLIGATION = "legal-obligation"  # (b)
+    PUBLIC_HEALTH = "public-health"  # (c)
+    ARCHIVING = "archiving"  # (d): archiving in the public interest, research, statistics
+    LEGAL_CLAIM = "legal-claim"  # (e)
+    MANIFESTLY_UNFOUNDED = "manifestly-unfounded"  # Art. 12(5)
+    HOLD = "hold"  # a hold stood, and whoever asked does not wait
+    NOT_IDENTIFIED = "not-identified"  # Art. 11(2), 12(2)
+
+
+class Waiting(StrEnum):
+    """Why a request does not go on."""
+
+    HELD = "held"  # a hold stands; the deletion was refused
+    STORE = "store"  # a store did not do what was asked
+    KEYS = "keys"  # the key store cannot be reached
+    RESIDUE = "residue"  # the scan found something that should be gone
+
+
+@dataclass(frozen=True)
+class RequestReceived(Fact):
+    """Somebody asked. deadline_at: by when they must be answered (Art. 12(3))."""
+
+    TOPIC: ClassVar[str] = "request.received.v1"
+    ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {"about": About, "verified_by": Verification}
+    about: About
+    verified_by: Verification
+    deadline_at: int
+
+
+@dataclass(frozen=True)
+class RequestSuspended(Fact):
+    """It does not go on for now: a deletion was refused by a hold, or something failed."""
+
+    TOPIC: ClassVar[str] = "request.suspended.v1"
+    ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {"reason": Waiting}
+    reason: Waiting
+
+
+@dataclass(frozen=True)
+class RequestExecuted(Fact):
+    """All of it is deleted, keys included. sessions: erased whole. parts: of shared sessions.
+    items: that went or were redacted in those. subjects: people of whom nothing is left."""
+
+    TOPIC: ClassVar[str] = "request.executed.v1"
+    sessions: int
+    parts: int
+    items: int
+    subjects: int
+
+
+@dataclass(frozen=True)
+class RequestVerified(Fact):
+    """Every store was read back, and nothing was found. stores: name -> what the scan says."""
+
+    TOPIC: ClassVar[str] = "request.verified.v1"
+    stores: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RequestFinal(Fact):
+    """No copy of the database opens any of it any more. keks: keys that are destroyed now."""
+
+    TOPIC: ClassVar[str] = "request.final.v1"
+    keks: int
+
+
+@dataclass(frozen=True)
+class RequestRefused(Fact):
+    """It is not carried out."""
+
+    TOPIC: ClassVar[str] = "request.refused.v1"
+    ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {"ground": Refusal}
+    ground: Refusal
+
+
+# -- holds of people --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HoldPlaced(Fact):
+    """Nothing of some person may be deleted (until `until`; None: until released). Holds of
+    sessions stand in the histories of those."""
+
+    TOPIC: ClassVar[str] = "hold.placed.v1"
+    ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {"ground": Ground}
+    ground: Ground
+    until: int | None = None
+
+
+@dataclass(frozen=True)
+class HoldReleased(Fact):
+    """It stands no more; what it suspended is due."""
+
+    TOPIC: ClassVar[str] = "hold.released.v1"
+
+
+FACTS: tuple[type[Fact], ...] = (
+    AccessReceived,
+    AccessReady,
+    AccessSent,
+    AccessErased,
+    RequestReceived,
+    RequestSuspended,
+    RequestExecuted,
+    RequestVerified,
+    RequestFinal,
+    RequestRefused,
+    HoldPlaced,
+    HoldReleased,
+)
 """All kinds there are."""

@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from domain.access import AccessRequest
-from domain.erasure import Reach
+from domain.erasure import ErasureRequest, Reach, Status
 from domain.facts import Fact
 from domain.ledger import Entry
 from domain.policy import Applied, Versions
-from domain.session import Event, Kept, Scope, Session
+from domain.session import Event, Ground, Hold, Kept, Scope, Session
 
 Logged = Event | Applied | Fact
 """Whatever stands in the log."""
@@ -115,10 +115,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Partial:
-    """What one participant (token; empty: nobody in particular) adds to the summary, sealed."""
+    """What one participant (token; empty: nobody in particular) adds to the summary, sealed.
+
+    contributors: of what belongs to nobody in particular, the tokens of those whom any of it named.
+    """
 
     token: str
     sealed: bytes
+    contributors: tuple[str, ...] = ()
 
 
 class Invite(NamedTuple):
@@ -138,8 +142,9 @@ class Changes:
     (token, lookup) of names that lead to their token no more. back: who came again after leaving.
     alias: the keyed hash of the source's own name for this session. invited: an invite that is
     made. invite: the keyed hash of the one that is used; the append is refused if it is used up.
-    joint: the session's own key, if this append makes it. keys, items, uploads, partials: what is
-    stored, and how far the summary's figures are.
+    joint: the session's own key, if this append makes it. relies_on: joint keys that were there and
+    sealed some of this; the append is refused if others took their place. keys, items, uploads,
+    partials: what is stored, and how far the summary's figures are.
     """
 
     admitted: tuple[Admission, ...] = ()
@@ -152,6 +157,7 @@ class Changes:
     invite: bytes | None = None
     joint: SubjectKey | None = None
     keys: tuple[DataKey, ...] = ()
+    relies_on: tuple[DataKey, ...] = ()
     items: tuple[Item, ...] = ()
     uploads: tuple[Upload, ...] = ()
     partials: tuple[Partial, ...] = ()
@@ -316,6 +322,100 @@ class Recorded(NamedTuple):
     position: int
     recorded_at: int
     event: Logged
+
+
+# -- erasing one person -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What the vault holds of one person in one session, as it was read.
+
+    tokens: theirs, sorted. names: (token, subject, role) of each name behind those. others: how
+    many other people ever took part. owner: whose session it is, as a subject. items: those that
+    name them, and those that name nobody or several. uploads: those that name them. contributors:
+    those whom the joint partial figures name (None: there are no such figures).
+    """
+
+    session_id: str
+    tokens: tuple[str, ...]
+    names: tuple[tuple[str, str, str], ...] = ()
+    others: int = 0
+    owner: str | None = None
+    items: tuple[ItemHead, ...] = ()
+    uploads: tuple[Upload, ...] = ()
+    contributors: tuple[str, ...] | None = None
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Who they are, under all the names they had here."""
+        return frozenset(subject for _, subject, _ in self.names)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes of one person from a session that goes on (only `use_cases/erase.py` makes it).
+
+    found: what was decided on; if the vault holds something else meanwhile, the author decides
+    again. items: that go, with all their chunks. rewritten: as they stand from now on. uploads:
+    that go. renamed: that stay without them. keys: new joint keys, for those that sealed what
+    goes. partial: the joint figures from now on (None: none, if there were any). live: whether the
+    session counts against limits. holds, version: of the session as it was decided on.
+    """
+
+    found: Belongings
+    items: tuple[str, ...] = ()
+    rewritten: tuple[Item, ...] = ()
+    uploads: tuple[str, ...] = ()
+    renamed: tuple[Upload, ...] = ()
+    keys: tuple[DataKey, ...] = ()
+    partial: Partial | None = None
+    policy: str = ""
+    live: bool = False
+    holds: tuple[Hold, ...] = ()
+    version: int = 0
+
+    @property
+    def session_id(self) -> str:
+        return self.found.session_id
+
+    @property
+    def owned_by(self) -> str | None:
+        """The owner, if it is they who go."""
+        owner = self.found.owner
+        return owner if owner in self.found.subjects else None
+
+
+@dataclass(frozen=True)
+class RequestRow:
+    """A request as it is kept. due_at: when to look at it next (None: never again).
+
+    failures: how often in a row it did not go on. key: a keyed hash that makes it happen once.
+    target: a keyed hash of what it is about, while it is open. session_id: of one that is about a
+    session. sealed: identifiers of people, under a key of the request's own, until it is verified.
+    keks: see `Reach`.
+    """
+
+    request: ErasureRequest
+    due_at: int | None
+    failures: int = 0
+    key: bytes | None = None
+    target: bytes | None = None
+    session_id: str | None = None
+    sealed: bytes | None = None
+    keks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HoldRow:
+    """A hold that stands, on a session or on a person (whose id says nothing by itself)."""
+
+    hold: str
+    ground: Ground
+    since: int
+    until: int | None
+    session_id: str | None = None
+    subject: str | None = None
 
 
 # -- sweeping ---------------------------------------------------------------------------------
@@ -596,6 +696,101 @@ class Vault(Protocol):
         ...
 
 
+class RequestStore(Protocol):
+    """Requests of people, and what carries them out. Everything here raises StoreError."""
+
+    def add(
+        self, row: RequestRow, joint: SubjectKey | None, key: DataKey | None, facts: Sequence[Fact]
+    ) -> RequestRow:
+        """Write a new request with its facts; the one that stands, if another came before it by
+        the same key or about the same target. joint, key: what seals its identifiers."""
+        ...
+
+    def find(self, request_id: str) -> RequestRow | None:
+        """A request by id."""
+        ...
+
+    def by_key(self, key: bytes) -> RequestRow | None:
+        """The request that came by this key."""
+        ...
+
+    def key_of(self, request_id: str) -> DataKey | None:
+        """What seals its identifiers; None once it is gone."""
+        ...
+
+    def page(self, after: str, limit: int, status: Status | None = None) -> Sequence[RequestRow]:
+        """Requests in order of id, at most `limit` behind id `after`."""
+        ...
+
+    def due(self, now: int, limit: int) -> Sequence[str]:
+        """Those to be looked at by now, the longest overdue first."""
+        ...
+
+    def overdue(self, now: int) -> int:
+        """How many were not answered by their deadline."""
+        ...
+
+    def save(self, row: RequestRow, facts: Sequence[Fact], now: int, *, forget: bool) -> None:
+        """Write a request with what happened to it. forget: its identifiers, with their key.
+
+        Raises Conflict if somebody else moved it meanwhile.
+        """
+        ...
+
+    def of_subject(self, lookup: bytes) -> Sequence[tuple[str, tuple[str, ...]]]:
+        """(session, tokens) wherever a person of this name takes part or is the owner."""
+        ...
+
+    def belongings(self, session_id: str, tokens: Sequence[str]) -> "Belongings":
+        """What the vault holds of somebody in one session."""
+        ...
+
+    def erase(
+        self,
+        wholes: Sequence[Append],
+        parts: Sequence[Part],
+        now: int,
+        settle: Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]],
+        *,
+        gone: bytes | None = None,
+    ) -> None:
+        """Whole sessions, parts of others and the request that asked for it, in one transaction.
+
+        settle: told the subjects of whom nothing is left; the request as it is then, with its
+        facts. gone: of a person who must be in no session after this. Raises Conflict if anything
+        changed since it was read; then nothing was written.
+        """
+        ...
+
+    def wake(self, now: int) -> None:
+        """Look again at all that are not executed: a hold was released."""
+        ...
+
+
+class HoldStore(Protocol):
+    """Holds of people, and where to find those of sessions."""
+
+    def sessions_of(self, lookup: bytes) -> Sequence[str]:
+        """The sessions in which a person of this name takes part, or which are theirs."""
+        ...
+
+    def place(self, lookup: bytes, row: HoldRow, fact: Fact, now: int) -> None:
+        """A hold on a person from now on. Raises SubjectUnknown."""
+        ...
+
+    def release(self, hold: str, fact: Fact, now: int) -> None:
+        """It ends now; what it suspended falls due. Raises HoldUnknown."""
+        ...
+
+    def find(self, hold: str, now: int) -> HoldRow | None:
+        """A hold that stands, on whatever it does."""
+        ...
+
+    def page(self, now: int, after: str, limit: int) -> Sequence[HoldRow]:
+        """Holds that stand, in order of id, at most `limit` behind id `after`."""
+        ...
+
+
 class Keyring(Protocol):
     """Keys that can forget: KEK -> subject key -> data key."""
 
@@ -796,4 +991,15 @@ class Scanner(Protocol):
 
     def scan(self, reach: Reach) -> ScanResult:
         """Whether nothing is left of what an erasure took, and every store is known."""
+        ...
+
+
+class Verifier(Protocol):
+    """Says whether an erasure that was carried out is verified."""
+
+    def verify(self, reach: Reach, executed_at: int, now: int) -> ScanResult | Pending:
+        """What the scan after the first clean-up behind it found, or why there was none yet.
+
+        Raises StoreError: then it is not known.
+        """
         ...

@@ -324,7 +324,9 @@ class Session:
     that an erasure of full, chunks, files can take (None: nothing).
     reduced_at: when the full tier went, with or without a summary. warned_at: warnings up to this
     instant were given, or an extension made them pointless. erased: the scopes of which nothing is
-    left.
+    left. holds_of_people: holds of somebody who takes part in it; they stand in no event of it, so
+    that the log does not connect the sessions of a person, and come from the vault with each
+    reading.
     """
 
     id: str
@@ -359,6 +361,7 @@ class Session:
     erased_at: int | None = None
     erased: frozenset[Scope] = frozenset()
     holds: tuple[Hold, ...] = ()
+    holds_of_people: tuple[Hold, ...] = ()
 
     @property
     def phase(self) -> Phase:
@@ -384,6 +387,11 @@ class Session:
         return self.size + self.summary_size + self.result_size
 
     @property
+    def held(self) -> bool:
+        """Whether there is a hold on it or on somebody in it, which may have ended by itself."""
+        return bool(self.holds or self.holds_of_people)
+
+    @property
     def live(self) -> bool:
         """Whether it counts against limits: neither expired nor erased."""
         return self.expired_at is None and self.erased_at is None
@@ -391,7 +399,8 @@ class Session:
     def held_until(self, at: int) -> int | None:
         """When the last hold that stands at `at` ends; `at` if none stands, None if open-ended."""
         end = at
-        for hold in sorted(self.holds, key=lambda hold: hold.since):
+        holds = self.holds + self.holds_of_people
+        for hold in sorted(holds, key=lambda hold: hold.since):
             if hold.since <= end:
                 if hold.until is None:
                     return None

@@ -267,7 +267,7 @@ def _after_holds(session: Session, at: int) -> int | None:
     """When a deletion due at `at` may happen: not before a release, not while a hold stands."""
     if session.released_at is not None:
         at = max(at, session.released_at)
-    return session.held_until(at) if session.holds else at
+    return session.held_until(at) if session.held else at
 
 
 def _warning(
@@ -301,9 +301,10 @@ def _warning(
 
 def _holds_back(session: Session, versions: Versions, last_seen: int, now: int) -> bool:
     """Whether a hold suspends something, now that all else that was due by `now` has happened."""
-    if not session.holds:
+    if not session.held:
         return False
-    due = next_due(session.changed(holds=()), versions, last_seen, now)
+    free = session.changed(holds=(), holds_of_people=())
+    due = next_due(free, versions, last_seen, now)
     return due is not None and due.at <= now
 
 

@@ -22,7 +22,7 @@ def clean(db: Database = None, as_json: Json = False) -> None:
         settings = load(db)
         require_database(settings)
         with open_lapse(settings, create=False) as lapse:
-            pending = lapse.maintenance().compact()
+            pending = lapse.maintenance.compact()
         if as_json:
             print_json({"done": pending is None, "pending": pending})
         elif pending is None:

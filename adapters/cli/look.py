@@ -12,7 +12,7 @@ from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, print_json, print_table
 from adapters.clock import format_instant
 from adapters.documents import entry_document, member_document, session_document
-from adapters.log.transcoder import decode_state
+from adapters.vault.holds import state_decoder
 from adapters.wiring import Lapse, open_lapse
 from domain.errors import SettingsInvalid
 from domain.session import Phase
@@ -64,7 +64,7 @@ def sessions(
                 page = active_sessions.live_sessions(
                     connection,
                     lapse.policies.known,
-                    decode_state,
+                    state_decoder(connection),
                     now,
                     shown=shown,
                     phase=phase,
@@ -110,7 +110,7 @@ def _list_due(
             page = active_sessions.due(
                 connection,
                 lapse.policies.known,
-                decode_state,
+                state_decoder(connection),
                 lapse.clock(),
                 shown=shown,
                 after=after or None,

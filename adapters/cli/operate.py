@@ -12,8 +12,8 @@ from adapters.cli.output import console, count_progress, print_json, print_table
 from adapters.clock import format_instant
 from adapters.log.checks import Finding, check_log, rebuild_sessions
 from adapters.log.migrate import Schema, schema_of, upgrade
-from adapters.log.transcoder import decode_state
 from adapters.scheduler.ticker import log_sweep
+from adapters.vault.holds import state_decoder
 from adapters.wiring import (
     Lapse,
     database_file,
@@ -94,7 +94,7 @@ def status(db: Database = None, as_json: Json = False) -> None:
         now = lapse.clock()
         with lapse.engines.snapshot() as connection:
             per_policy = active_sessions.statistics(
-                connection, lapse.policies.known, decode_state, now
+                connection, lapse.policies.known, state_decoder(connection), now
             )
             totals = usage.totals(connection)
         due = lapse.log.next_due()

@@ -120,7 +120,7 @@ def _serve(
             parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
             copies = Copies(lapse.access(), lapse.engines, lapse.clock, lapse.holder)
             parts.enter_context(repeating("copies", copies.work, REFRESH_SECONDS))
-            maintenance = lapse.maintenance()
+            maintenance = lapse.maintenance
             parts.enter_context(repeating("cleanup", maintenance.run_due, CLEANUP_SECONDS))
             parts.enter_context(closing(rotation))  # told to end before it is waited for
         else:

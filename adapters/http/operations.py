@@ -21,7 +21,7 @@ from adapters.http.models import (
 )
 from adapters.http.service import Service, micros, the_service
 from adapters.log.migrate import Schema, schema_of
-from adapters.log.transcoder import decode_state
+from adapters.vault.holds import state_decoder
 from domain.errors import LapseError
 from projections import active_sessions, usage
 
@@ -74,7 +74,7 @@ def statistics(who: Someone, here: Here) -> Mapping[str, Any]:
     now = here.now()
     with here.lapse.engines.snapshot() as connection:
         counted = active_sessions.statistics(
-            connection, here.lapse.policies.known, decode_state, now
+            connection, here.lapse.policies.known, state_decoder(connection), now
         )
     shown = {
         name: one

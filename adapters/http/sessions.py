@@ -52,7 +52,7 @@ from adapters.http.service import (
     view_document,
 )
 from adapters.http.tokens import LONGEST, Principal, Role, TokenExpired, TokenInvalid
-from adapters.log.transcoder import decode_state
+from adapters.vault.holds import state_decoder
 from domain.errors import (
     Conflict,
     InviteRefused,
@@ -161,7 +161,7 @@ def list_sessions(
         page = active_sessions.live_sessions(
             connection,
             here.lapse.policies.known,
-            decode_state,
+            state_decoder(connection),
             here.now(),
             shown=shown,
             phase=state,

@@ -43,8 +43,9 @@ from adapters.log.transcoder import (
     encode_state,
 )
 from adapters.log.wakeups import Wakeups
-from adapters.vault import item_rows
+from adapters.vault import item_rows, parts
 from adapters.vault import rows as vault_rows
+from adapters.vault.holds import holds_of_people
 from domain.errors import (
     ClockHeld,
     Conflict,
@@ -70,13 +71,15 @@ from domain.ports import (
     Found,
     Logged,
     Mark,
+    Part,
     Rearm,
     Recorded,
     SweepCount,
     Verdict,
+    owner_scope,
     policy_scope,
 )
-from domain.session import NEVER, Kept, Session
+from domain.session import NEVER, Hold, Kept, Session
 
 COPY_FROM_ROWS = 128
 """From here on COPY beats one INSERT with arrays, though it costs a round trip more."""
@@ -112,6 +115,7 @@ _SESSION_COLUMNS = (
     "owner_subject",
     "failures",
     "stored_bytes",
+    "held",
     "state",
 )
 # An upsert finds each row by its key whatever the planner believes about the table; an UPDATE
@@ -119,13 +123,18 @@ _SESSION_COLUMNS = (
 _SESSION_UPSERT = (
     "ON CONFLICT (partition, session_id) DO UPDATE SET version = excluded.version, "
     "phase = excluded.phase, last_seen_at = excluded.last_seen_at, due_at = excluded.due_at, "
-    "failures = excluded.failures, stored_bytes = excluded.stored_bytes, state = excluded.state"
+    "failures = excluded.failures, stored_bytes = excluded.stored_bytes, held = excluded.held, "
+    "state = excluded.state"
 )
 SELECT_EVENTS = (
     "SELECT position, version, effective_at, recorded_at, session_id, topic, state "
     "FROM events WHERE partition = 0 AND "
 )
-_ROW = "SELECT s.session_id, s.version, s.due_at, s.owner_subject, s.state, s.failures"
+# Whether any person is held, asked once per statement: hardly ever somebody is.
+_ROW = (
+    "SELECT s.session_id, s.version, s.due_at, s.owner_subject, s.state, s.failures, "
+    "(SELECT EXISTS (SELECT 1 FROM subject_holds WHERE partition = 0))"
+)
 _FOUND = (
     f"{_ROW}, (SELECT max(p.last_seen_at) FROM presence p "
     "WHERE p.partition = s.partition AND p.session_id = s.session_id) "
@@ -147,7 +156,11 @@ class _Batch:
     # Also look for sessions whose state is gone and whose events are still there.
     careful: bool = False
     counters: Sequence[str] = ()
-    gone: Sequence[str] = ()
+    gone: list[str] = field(default_factory=list)
+    # What goes of people from sessions that go on, and what is written with it.
+    parts: Sequence[Part] = ()
+    beside: Callable[[Connection, Sequence[str]], Sequence[Fact]] = lambda connection, gone: ()
+    facts: Sequence[Fact] = ()
 
     def refuse(self, index: int, error: Exception) -> None:
         self.answers[index] = error
@@ -214,6 +227,32 @@ class SqlLog:
         holder: str | None = None,
     ) -> Sequence[Appended | Exception]:
         return self._in_one_transaction(appends, now, bookmark, together=together, holder=holder)
+
+    def erase(
+        self,
+        wholes: Sequence[Append],
+        erased: Sequence[Part],
+        now: int,
+        beside: Callable[[Connection, Sequence[str]], Sequence[Fact]],
+    ) -> None:
+        """Whole sessions and parts of others in one transaction, or nothing of it.
+
+        beside: told the subjects of whom nothing is left, while they are locked; writes what else
+        belongs into the transaction, and answers with facts. Raises Conflict, StoreError, and
+        whatever `beside` raises.
+        """
+        for attempt in range(DEADLOCKS):
+            batch = _Batch(wholes, now, [None] * len(wholes), parts=erased, beside=beside)
+            try:
+                with self._engines.write() as connection:
+                    self._write(connection, batch)
+                    _raise_refusal(batch)
+                break
+            except StoreDeadlock:
+                if attempt + 1 == DEADLOCKS:
+                    raise
+        self.wakeups.notify()
+        self._erased(batch.gone)
 
     def _write_units(self, units: Sequence[tuple[Append, int]]) -> Sequence[Appended | Exception]:
         """At most one append per session in a transaction; a second one waits a round."""
@@ -408,32 +447,62 @@ class SqlLog:
         accepted = [batch.appends[index] for index in batch.accepted]
         _fold(connection, accepted)
         batch.gone = vault_rows.write(connection, accepted)
+        batch.gone += parts.erase(connection, batch.parts, batch.now)
+        batch.facts = batch.beside(connection, batch.gone)
         # Every session of a policy counts on the same row: locked last, so that the rest of two
         # batches goes on side by side.
-        _count(connection, accepted, batch.counters)
+        _count(connection, accepted, batch.parts, batch.counters)
         self._insert_events(connection, batch)
         for index, append in zip(batch.accepted, accepted, strict=True):
             batch.answers[index] = Appended(append.session_id, append.after.version)
 
     def _drop_stale(self, connection: Connection, batch: _Batch) -> None:
-        ids = sorted({a.session_id for _, a in batch.waiting() if a.before is not None})
+        known = {a.session_id for _, a in batch.waiting() if a.before is not None}
+        ids = sorted(known | {part.session_id for part in batch.parts})
         lock = "" if self._engines.dialect == "sqlite" else " ORDER BY session_id FOR UPDATE"
         query = (
-            "SELECT session_id, version FROM sessions "
+            "SELECT session_id, version, owner_subject FROM sessions "
             f"WHERE partition = 0 AND session_id IN ({{ids}}){lock}"
         )
-        versions = {row[0]: row[1] for row in bulk.select_in(connection, query, ids)}
+        rows = {row[0]: row[1:] for row in bulk.select_in(connection, query, ids)}
         for index, append in batch.waiting():
-            if append.before is not None and versions.get(append.session_id) != (
-                append.before.version
-            ):
+            if append.before is None:
+                continue
+            version, owner = rows.get(append.session_id, (0, None))
+            # An owner who was erased since is nobody's to count against.
+            if version != append.before.version or (append.owner is not None and owner is None):
                 batch.refuse(index, Conflict(append.session_id))
+        for part in batch.parts:
+            if rows.get(part.session_id, (0,))[0] != part.version:
+                raise Conflict(part.session_id)
+        self._drop_unaware(connection, batch)
         # Only now that they are locked: a heartbeat that was answered before this counts.
         on_rules = {a.session_id for _, a in batch.waiting() if a.decided_on is not None}
         seen = newest_presence(connection, sorted(on_rules))
         for index, append in batch.waiting():
             if append.decided_on is not None and (
                 seen.get(append.session_id, 0) > append.decided_on
+            ):
+                batch.refuse(index, Conflict(append.session_id))
+
+    def _drop_unaware(self, connection: Connection, batch: _Batch) -> None:
+        """Those whose authors know nothing of what left no event: that somebody was erased from the
+        session, or is held."""
+        appends = [append for _, append in batch.waiting()]
+        stale = parts.without_members(connection, appends) | parts.with_old_keys(
+            connection, appends
+        )
+        deleting = {a.session_id for _, a in batch.waiting() if a.deletes and a.before is not None}
+        deleting |= {part.session_id for part in batch.parts}
+        held = holds_of_people(connection, sorted(deleting))
+        for part in batch.parts:
+            if held.get(part.session_id, ()) != part.holds:
+                raise Conflict(part.session_id)
+        for index, append in batch.waiting():
+            if append.session_id in stale or (
+                append.before is not None
+                and append.deletes
+                and held.get(append.session_id, ()) != append.before.holds_of_people
             ):
                 batch.refuse(index, Conflict(append.session_id))
 
@@ -480,9 +549,11 @@ class SqlLog:
         """
         appends = [append for _, append in batch.waiting()]
         limits = {limit.scope for append in appends for limit in append.limits}
-        if not limits and not any(append.changes.admitted or append.erases for append in appends):
+        people = any(append.changes.admitted or append.erases for append in appends)
+        if not limits and not people and not batch.parts:
             return {}
         counted = {scope for append in appends for scope, _ in append.counts}
+        counted |= {scope for scope, _ in _left_behind(batch.parts)}
         batch.counters = sorted(limits | counted)
         # Not DO NOTHING and then FOR UPDATE: in between another may delete an owner's counter.
         tail = "ON CONFLICT (partition, scope) DO UPDATE SET used = counters.used"
@@ -525,9 +596,10 @@ class SqlLog:
     def _admit(self, connection: Connection, batch: _Batch) -> None:
         """Drop those whose subjects changed since they were read; their new sessions go again."""
         concerned = [a for _, a in batch.waiting() if a.changes is not NO_CHANGES or a.erases]
-        if not concerned:
+        leaving = sorted({subject for part in batch.parts for subject in part.found.subjects})
+        if not concerned and not leaving:
             return
-        stale = vault_rows.admit(connection, concerned)
+        stale = vault_rows.admit(connection, concerned, leaving)
         for index, append in batch.waiting():
             if append.session_id in stale:
                 batch.refuse(index, Conflict(append.session_id))
@@ -545,6 +617,7 @@ class SqlLog:
         rows = _numberless_rows(batch)
         if rows:
             _append_rows(connection, rows)
+        append_facts(connection, batch.facts, batch.now)
 
     def apply_policy(self, applied: Applied, now: int, bookmark: Bookmark | None = None) -> None:
         document = orjson.dumps(applied.document, option=orjson.OPT_SORT_KEYS)
@@ -565,7 +638,7 @@ class SqlLog:
     def find(self, session_ids: Sequence[str]) -> Mapping[str, Found]:
         with self._engines.read() as connection:
             rows = bulk.select_in(connection, _FOUND + "s.session_id IN ({ids})", list(session_ids))
-        return {row[0]: _found(row) for row in rows}
+            return {found.session.id: found for found in _founds(connection, rows)}
 
     def live(self, policy: str) -> int:
         query = "SELECT used FROM counters WHERE partition = 0 AND scope IN ({ids})"
@@ -577,7 +650,7 @@ class SqlLog:
         query = _FOUND + "s.phase <> 'expired' AND s.owner_subject IN ({ids}) ORDER BY s.created_at"
         with self._engines.read() as connection:
             rows = bulk.select_in(connection, query, [subject])
-        return [found for row in rows if (found := _found(row)).session.policy == policy]
+            return [one for one in _founds(connection, rows) if one.session.policy == policy]
 
     def oldest(self, policy: str, limit: int) -> Sequence[Found]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
@@ -586,7 +659,7 @@ class SqlLog:
             f"ORDER BY s.created_at, s.session_id LIMIT {mark}"
         )
         with self._engines.read() as connection:
-            return [_found(row) for row in _raw_rows(connection, query, (policy, limit))]
+            return _founds(connection, _raw_rows(connection, query, (policy, limit)))
 
     def kept(self, session_ids: Sequence[str]) -> Mapping[str, Sequence[Kept]]:
         with self._engines.read() as connection:
@@ -609,7 +682,7 @@ class SqlLog:
             for query in (finished, idle):
                 if len(rows) < limit:
                     rows += _raw_rows(connection, f"{query} LIMIT {mark}", (limit - len(rows),))
-        return [_found(row) for row in rows]
+            return _founds(connection, rows)
 
     def history(self, session_id: str) -> Sequence[Recorded]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
@@ -671,9 +744,10 @@ class SqlLog:
         while True:
             with self._engines.read() as connection:
                 rows = connection.exec_driver_sql(query, (now, *behind, page)).fetchall()
+                found = _found_or_failed(connection, rows)
             if not rows:
                 return
-            yield [_found_or_failed(row) for row in rows]
+            yield found
             behind = (rows[-1][2], rows[-1][0])
 
     def next_due(self) -> int | None:
@@ -722,13 +796,14 @@ class SqlLog:
     ) -> tuple[SweepCount, Sequence[str]]:
         """The count, and which subjects are gone."""
         rows = self._claim(connection, now, limit, only)
-        found, failed = [], []
-        for row in rows:
-            try:
-                found.append(_found(row))
-            except CorruptState:
-                failed.append((row[0], now + back_off(row[5])))
         failures = {row[0]: row[5] for row in rows}
+        read = _found_or_failed(connection, rows)
+        found = [one for one in read if isinstance(one, Found)]
+        failed = [
+            (one.session_id, now + back_off(failures[one.session_id]))
+            for one in read
+            if isinstance(one, Rearm)
+        ]
         rearms: list[Rearm] = []
         appends: list[Append] = []
         for answer in decide(found):
@@ -806,7 +881,7 @@ class SqlLog:
         )
         with self._engines.read() as connection:
             rows = connection.exec_driver_sql(query, (policy, after, limit)).fetchall()
-        return [_found_or_failed(row) for row in rows]
+            return _found_or_failed(connection, rows)
 
     def rearm(self, rearms: Sequence[Rearm], bookmark: Bookmark | None = None) -> None:
         earlier = [(rearm.session_id, rearm.due_at) for rearm in rearms if rearm.due_at is not None]
@@ -966,6 +1041,7 @@ def _session_row(session: Session, due_at: int | None, owner: str | None) -> tup
         owner,
         0,
         session.stored_bytes,
+        int(bool(session.holds)),
         encode_state(session),
     )
 
@@ -979,14 +1055,29 @@ def newest_presence(connection: Connection, session_ids: Sequence[str]) -> dict[
     return dict(map(tuple, bulk.select_in(connection, query, session_ids)))
 
 
-def _count(connection: Connection, accepted: Sequence[Append], locked: Sequence[str]) -> None:
+def _left_behind(erased: Sequence[Part]) -> Iterable[tuple[str, int]]:
+    """Sessions that count against an owner no more, since the owner goes."""
+    return (
+        (owner_scope(part.policy, part.owned_by), -1)
+        for part in erased
+        if part.owned_by is not None and part.live
+    )
+
+
+def _count(
+    connection: Connection,
+    accepted: Sequence[Append],
+    erased: Sequence[Part],
+    locked: Sequence[str],
+) -> None:
     """Move the counters of sessions and bytes; those of owners go when they count nothing.
 
     locked: counters that were locked before, and made if need be, for whoever was refused too.
     """
     deltas: dict[str, int] = {}
-    for append in accepted:
-        for scope, by in append.counts:
+    moved = [append.counts for append in accepted]
+    for counts in (*moved, _left_behind(erased)):
+        for scope, by in counts:
             deltas[scope] = deltas.get(scope, 0) + by
     rows = [(scope, deltas[scope]) for scope in sorted(deltas)]
     bulk.insert(
@@ -1068,7 +1159,7 @@ def _save_bookmark(connection: Connection, bookmark: Bookmark | None) -> None:
 
 
 def _found(row: Any) -> Found:
-    session_id, version, due_at, owner, state, _, last_seen = row
+    session_id, version, due_at, owner, state, _, _, last_seen = row
     session = decode_state(session_id, version, _plain(state))
     try:
         return Found(session, max(session.last_seen_at, last_seen or 0), due_at, owner)
@@ -1076,11 +1167,35 @@ def _found(row: Any) -> Found:
         raise CorruptState(session_id, "its presence holds no times") from None
 
 
-def _found_or_failed(row: Any) -> Found | Rearm:
-    try:
-        return _found(row)
-    except CorruptState:
-        return Rearm(row[0], None, Verdict.FAILED)
+def _founds(connection: Connection, rows: Sequence[Any]) -> list[Found]:
+    """The sessions of these rows of `_FOUND`, held if somebody in them is."""
+    held = _held_people(connection, rows)
+    return [_held(_found(row), held) for row in rows]
+
+
+def _found_or_failed(connection: Connection, rows: Sequence[Any]) -> list[Found | Rearm]:
+    held = _held_people(connection, rows)
+    read: list[Found | Rearm] = []
+    for row in rows:
+        try:
+            read.append(_held(_found(row), held))
+        except CorruptState:
+            read.append(Rearm(row[0], None, Verdict.FAILED))
+    return read
+
+
+def _held_people(connection: Connection, rows: Sequence[Any]) -> Mapping[str, tuple[Hold, ...]]:
+    """The holds of people in the sessions of these rows; asked only if there are any at all."""
+    if not rows or not rows[0][6]:
+        return {}
+    return holds_of_people(connection, [row[0] for row in rows])
+
+
+def _held(found: Found, held: Mapping[str, tuple[Hold, ...]]) -> Found:
+    holds = held.get(found.session.id)
+    if holds is None:
+        return found
+    return found._replace(session=found.session.changed(holds_of_people=holds))
 
 
 def _raw_rows(connection: Connection, query: str, params: tuple[Any, ...]) -> list[Any]:

@@ -119,7 +119,16 @@ sessions = Table(
     Column("failures", SmallInteger, nullable=False, server_default=text("0")),
     Column("owner_subject", Name),
     Column("stored_bytes", BigInteger, nullable=False, server_default=text("0")),
+    # Whether there are holds on it: where `lapse hold list` looks.
+    Column("held", SmallInteger, nullable=False, server_default=text("0")),
     Column("state", LargeBinary, nullable=False),
+    Index(
+        "sessions_held",
+        "partition",
+        "session_id",
+        sqlite_where=text("held = 1"),
+        postgresql_where=text("held = 1"),
+    ),
     Index(
         "sessions_by_deadline", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
     ),
@@ -296,7 +305,47 @@ partials = Table(
     _partition(),
     Column("session_id", Name, primary_key=True),
     Column("token", Name, primary_key=True),
+    # Of the joint figures: whom any of what they were made of named.
+    Column("contributors", Name, nullable=False, server_default=text("''")),
     Column("sealed", LargeBinary, nullable=False),
+)
+
+# -- requests of people, and holds ------------------------------------------------------------
+
+requests = Table(
+    "requests",
+    metadata,
+    _partition(),
+    Column("request_id", Name, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("status", Name, nullable=False),
+    Column("deadline_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger),
+    Column("failures", SmallInteger, nullable=False),
+    # Keyed hashes: of the caller's key, and of what it is about while it is open.
+    Column("key", LargeBinary),
+    Column("target", LargeBinary),
+    # Of a request about a session; what names people is sealed.
+    Column("session_id", Name),
+    Column("sealed", LargeBinary),
+    Column("state", LargeBinary, nullable=False),
+    Index("requests_by_key", "partition", "key", unique=True),
+    Index("requests_by_target", "partition", "target", unique=True),
+    Index("requests_by_due", "partition", "due_at"),
+    Index("requests_by_session", "partition", "session_id"),
+)
+
+subject_holds = Table(
+    "subject_holds",
+    metadata,
+    _partition(),
+    Column("hold", Name, primary_key=True),
+    Column("subject", Name, nullable=False),
+    Column("ground", Name, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    # One that was released ended then: what it suspended is due from that instant.
+    Column("until", BigInteger),
+    Index("subject_holds_by_subject", "partition", "subject"),
 )
 
 # -- copies for people (GDPR Art. 15) ---------------------------------------------------------

@@ -145,7 +145,7 @@ stored states wrong or unreadable; `lapse db rebuild sessions` then folds them a
 
 _STATE_SHAPES: set[tuple[object, ...]] = set()
 _REQUIRED = {"policy", "policy_version", "created_at", "last_seen_at"}
-_KNOWN = _stored_types(Session, ("id", "version"))
+_KNOWN = _stored_types(Session, ("id", "version", "holds_of_people"))
 _HOLDS = {(str, int, int), (str, int, NoneType)}
 
 
@@ -157,6 +157,7 @@ def encode_state(session: Session) -> bytes:
     """
     stored = dict(session.__dict__)
     del stored["id"], stored["version"]
+    stored.pop("holds_of_people", None)  # the vault's, read with each session
     if "erased" in stored:
         stored["erased"] = sorted(stored["erased"])
     if "holds" in stored:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from adapters.log import bulk
 from adapters.log.schema import data_keys, items, partials, subject_keys, uploads
-from domain.ports import Append, Deletion, ItemHead
+from domain.ports import Append, Deletion, ItemHead, Partial
 from domain.session import Kept, Scope
 from domain.timeline import covers
 
@@ -65,7 +65,7 @@ def write_stored(connection: Connection, accepted: Sequence[Append]) -> None:
         items,
         ("session_id", *HEAD.split(", "), "sealed"),
         [
-            (session_id, *_head_values(item.head), item.sealed)
+            (session_id, *head_values(item.head), item.sealed)
             for session_id, changes in storing
             for item in changes.items
         ],
@@ -75,7 +75,7 @@ def write_stored(connection: Connection, accepted: Sequence[Append]) -> None:
         uploads,
         ("session_id", "upload_id", "kind", "size", "created_at", "participants", "media_type"),
         [
-            (session_id, u.upload_id, u.kind, u.size, u.created_at, _joined(u), u.media_type)
+            (session_id, u.upload_id, u.kind, u.size, u.created_at, joined(u), u.media_type)
             for session_id, changes in storing
             for u in changes.uploads
         ],
@@ -83,17 +83,28 @@ def write_stored(connection: Connection, accepted: Sequence[Append]) -> None:
     bulk.insert(
         connection,
         partials,
-        ("session_id", "token", "sealed"),
+        PARTIAL,
         [
-            (session_id, partial.token, partial.sealed)
+            partial_row(session_id, partial)
             for session_id, changes in storing
             for partial in changes.partials
         ],
-        "ON CONFLICT (partition, session_id, token) DO UPDATE SET sealed = excluded.sealed",
+        PARTIAL_UPSERT,
     )
 
 
-def _head_values(head: ItemHead) -> tuple[Any, ...]:
+PARTIAL = ("session_id", "token", "contributors", "sealed")
+PARTIAL_UPSERT = (
+    "ON CONFLICT (partition, session_id, token) DO UPDATE SET sealed = excluded.sealed, "
+    "contributors = excluded.contributors"
+)
+
+
+def partial_row(session_id: str, partial: Partial) -> tuple[Any, ...]:
+    return (session_id, partial.token, " ".join(partial.contributors), partial.sealed)
+
+
+def head_values(head: ItemHead) -> tuple[Any, ...]:
     return (
         head.item_id,
         head.part,
@@ -101,13 +112,13 @@ def _head_values(head: ItemHead) -> tuple[Any, ...]:
         head.kind,
         head.stored_at,
         head.size,
-        _joined(head),
+        joined(head),
         head.media_type,
         head.count,
     )
 
 
-def _joined(what: Any) -> str:
+def joined(what: Any) -> str:
     return " ".join(what.participants)
 
 

@@ -19,6 +19,7 @@ from adapters.log.schema import (
     items,
     partials,
     presence,
+    subject_holds,
     subject_index,
     subject_keys,
     subjects,
@@ -49,12 +50,15 @@ TIER_IDENTITY = "identity"
 # -- inside the log's transaction -------------------------------------------------------------
 
 
-def admit(connection: Connection, appends: Sequence[Append]) -> set[str]:
+def admit(
+    connection: Connection, appends: Sequence[Append], leaving: Collection[str] = ()
+) -> set[str]:
     """Write new subjects and lock all that are concerned; sessions whose author must decide again.
 
     Inserts first, then locks, each in order of lookup: no two writers wait in a circle. A subject
     that another writer created or deleted since it was read makes the author a stale one, since
-    data keys are wrapped under the subject's own.
+    data keys are wrapped under the subject's own. leaving: subjects who go from sessions that are
+    not among these.
     """
     wanted = {a.subject.lookup: a.subject for append in appends for a in append.changes.admitted}
     fresh = [wanted[lookup] for lookup in sorted(wanted) if wanted[lookup].fresh]
@@ -71,8 +75,8 @@ def admit(connection: Connection, appends: Sequence[Append]) -> set[str]:
         ("subject", "kek", "wrapped"),
         [(s.subject, s.kek, s.wrapped) for s in fresh if s.lookup in inserted],
     )
-    leaving = _subjects_of(connection, [a.session_id for a in appends if a.erases])
-    standing = _lock(connection, sorted(wanted), leaving)
+    erased = _subjects_of(connection, [a.session_id for a in appends if a.erases])
+    standing = _lock(connection, sorted(wanted), sorted({*erased, *leaving}))
     stale = {
         append.session_id
         for append in appends
@@ -280,16 +284,30 @@ def _delete(connection: Connection, session_ids: Sequence[str]) -> list[str]:
     leaving = _subjects_of(connection, session_ids)
     for table in (presence, subject_index, aliases, invites, data_keys, items, uploads, partials):
         bulk.delete_in(connection, table, "session_id", session_ids)
+    # Joint keys too: there the subject is the session itself.
+    return delete_subjects(connection, leaving) + delete_keys(connection, session_ids)
+
+
+def delete_subjects(connection: Connection, leaving: Sequence[str]) -> list[str]:
+    """Those of these subjects who are left in no session, keys included; who they were.
+
+    A hold that stands lets none of their sessions go, so those of theirs are over.
+    """
     query = (
         "SELECT s.subject FROM subjects s WHERE s.partition = 0 AND NOT EXISTS "
         "(SELECT 1 FROM subject_index i WHERE i.partition = 0 AND i.subject = s.subject) "
         "AND s.subject IN ({ids})"
     )
     gone = [row[0] for row in bulk.select_in(connection, query, leaving)]
-    gone += session_ids  # joint keys: there the subject is the session itself
-    bulk.delete_in(connection, subject_keys, "subject", gone)
     bulk.delete_in(connection, subjects, "subject", gone)
-    return gone
+    bulk.delete_in(connection, subject_holds, "subject", gone)
+    return delete_keys(connection, gone)
+
+
+def delete_keys(connection: Connection, gone: Sequence[str]) -> list[str]:
+    """The keys of these subjects; the same subjects."""
+    bulk.delete_in(connection, subject_keys, "subject", gone)
+    return list(gone)
 
 
 # -- the port ---------------------------------------------------------------------------------
@@ -496,11 +514,14 @@ class SqlVault:
     def partials(self, session_id: str, token: str | None = None) -> Sequence[Partial]:
         which = "" if token is None else "AND token = {mark} "
         query = (
-            "SELECT token, sealed FROM partials WHERE partition = 0 AND session_id = {mark} "
-            f"{which}ORDER BY token"
+            "SELECT token, sealed, contributors FROM partials "
+            f"WHERE partition = 0 AND session_id = {{mark}} {which}ORDER BY token"
         )
         values = (session_id,) if token is None else (session_id, token)
-        return [Partial(name, bytes(sealed)) for name, sealed in self._rows(query, *values)]
+        return [
+            Partial(name, bytes(sealed), tuple(contributors.split()))
+            for name, sealed, contributors in self._rows(query, *values)
+        ]
 
     def _rows(self, query: str, *values: Any) -> Sequence[Any]:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"

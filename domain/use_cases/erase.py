@@ -1,7 +1,8 @@
 """The choke point of every deletion.
 
 Whatever deletes data of a session goes through here, so that holds are checked in one place:
-nothing else sets `Append.deletes`, and the vault deletes nothing without it.
+nothing else sets `Append.deletes` or makes a `Part`, and the vault deletes nothing without them.
+That no hold was placed since is looked at again in the transaction that deletes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,20 @@ from domain.access import AccessRequest, AccessStatus
 from domain.errors import OnHold
 from domain.facts import AccessErased, CopyEnded
 from domain.policy import Versions, in_force
-from domain.ports import NO_CHANGES, Append, Changes, CopyStore, Deletion, Found, Log
+from domain.ports import (
+    NO_CHANGES,
+    Append,
+    Belongings,
+    Changes,
+    CopyStore,
+    Deletion,
+    Found,
+    Log,
+    Part,
+)
 from domain.session import SCHEDULER, Erased, Event, Phase, Scope, Session, Summarized, evolve
 from domain.timeline import Outcome, advance, takes
+from domain.use_cases.redact import Rewrite
 
 
 def due_by(
@@ -102,3 +114,27 @@ def drop_copy(store: CopyStore, request: AccessRequest, reason: CopyEnded, now: 
     )
     fact = AccessErased(request.id, gone.version, now, "", SCHEDULER, reason)
     store.drop(gone, fact, now)
+
+
+def part(session: Session, found: Belongings, rewrite: Rewrite, now: int) -> Part:
+    """What goes of one person from a session that goes on.
+
+    It is no event of the session, so that the log does not connect the sessions of whoever goes.
+    Raises OnHold.
+    """
+    until = session.held_until(now)
+    if until != now:
+        raise OnHold(session.id, until)
+    return Part(
+        found=found,
+        items=rewrite.items,
+        rewritten=rewrite.rewritten,
+        uploads=rewrite.uploads,
+        renamed=rewrite.renamed,
+        keys=rewrite.keys,
+        partial=rewrite.partial,
+        policy=session.policy,
+        live=session.live,
+        holds=session.holds_of_people,
+        version=session.version,
+    )

@@ -135,6 +135,7 @@ class _Writing:
 
     joint: SubjectKey | None = None
     keys: list[DataKey] = field(default_factory=list)
+    relies_on: list[DataKey] = field(default_factory=list)
 
 
 class Items:
@@ -247,6 +248,7 @@ class Items:
         changes = Changes(
             joint=writing.joint,
             keys=tuple(writing.keys),
+            relies_on=tuple(writing.relies_on),
             items=(Item(head, sealed),),
             partials=partials,
         )
@@ -274,7 +276,9 @@ class Items:
         sealed = self._keyring.seal(key, _SUMMARY, "partial", after)
         _wipe(opened or bytearray())
         size = session.summary_size + len(sealed) - (len(before.sealed) if before else 0)
-        return (Partial(token, sealed),), size
+        named = set(before.contributors if before else ()) | set(content.participants)
+        contributors = () if token else tuple(sorted(named))
+        return (Partial(token, sealed, contributors),), size
 
     def _must_take_part(self, session_id: str, tokens: Sequence[str]) -> None:
         known = self._vault.taking_part(session_id, tokens) if tokens else ()
@@ -286,6 +290,8 @@ class Items:
         """The key that seals this, made if there is none yet."""
         known = self._vault.data_keys(session_id, tier, token).get(token)
         if known is not None:
+            if not token:
+                writing.relies_on.append(known)
             return known
         subject = self._vault.subject_of(session_id, token) or writing.joint
         if subject is None:

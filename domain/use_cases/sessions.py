@@ -278,7 +278,12 @@ class Sessions:
             return events, Changes(admitted=(admission,), invite=invite)
 
         self.command(session_id, now, actor, named("join", key, pair[1].hex()), decide)
-        return token or self._vault.tokens([pair])[pair].token
+        if token is None:  # this very command came before
+            member = self._vault.tokens([pair]).get(pair)
+            if member is None:
+                raise NotAllowed(session_id, "join", "who joined by this key was erased since")
+            token = member.token
+        return token
 
     def invite(self, session_id: str, uses: int, expires_at: int, now: int, actor: str) -> str:
         """The secret of a new invite: `uses` people may come in by it until `expires_at`.
@@ -436,18 +441,20 @@ class Sessions:
         or changed since they were looked at."""
         appends = []
         for one in found:
-            due = self._due(one, now)
-            session, events = due.session, due.events
-            try:
-                number = in_force(self._policies.versions(session.policy), now).number
-                erasure = session.erase(number, now, actor, by=by)
-            except OnHold:
-                continue
-            for event in erasure:
-                session = evolve(session, event)
-            appends.append(self._append(one, session, events + erasure, now))
+            with suppress(OnHold):
+                appends.append(self.erasure(one, now, actor, by=by))
         answers = self._log.append(appends, now)
         return frozenset(one.session_id for one in answers if isinstance(one, Appended))
+
+    def erasure(self, found: Found, now: int, actor: str, *, by: By = By.REQUEST) -> Append:
+        """What erases a session whole, after all that is due anyway. Raises OnHold."""
+        due = self._due(found, now)
+        session, events = due.session, due.events
+        number = in_force(self._policies.versions(session.policy), now).number
+        erasure = session.erase(number, now, actor, by=by)
+        for event in erasure:
+            session = evolve(session, event)
+        return self._append(found, session, events + erasure, now)
 
     def hold(
         self, session_id: str, hold: str, ground: Ground, until: int | None, now: int, actor: str
@@ -460,6 +467,10 @@ class Sessions:
     def release(self, session_id: str, hold: str, now: int, actor: str) -> View:
         """The hold stands no more; what it suspended is due."""
         return self._decide(session_id, now, actor, None, lambda s: s.release(hold, now, actor))
+
+    def settle(self, session_id: str, now: int) -> View:
+        """All that is due by now is written. Raises SessionNotFound, SessionErased."""
+        return self._decide(session_id, now, SCHEDULER, None, lambda session: ())
 
     def view(self, session_id: str, now: int) -> View:
         """The session as it is at `now`, swept or not. Raises SessionNotFound, SessionErased."""

@@ -67,7 +67,7 @@ def test_a_wrapped_key_that_was_deleted_is_in_no_file_after_a_clean_up(
         _, wrapped = erased_room(here)
         bring_to_files(here, lonely_url)
         assert in_tables(lonely_url, wrapped)
-        assert here.lapse.maintenance().run() is None
+        assert here.lapse.maintenance.run() is None
         bring_to_files(here, lonely_url)
         assert not in_tables(lonely_url, wrapped)
         assert databases.is_sqlite(lonely_url) is not databases.holds(lonely_url, wrapped)
@@ -78,7 +78,7 @@ def test_who_is_alive_reads_on_after_a_clean_up(here: Opened) -> None:
     sessions = here.lapse.sessions
     session = sessions.create("reading-room", here.now, "operator")
     sessions.join(session.id, "bob", here.now, "operator", name="Bob")
-    assert here.lapse.maintenance().run() is None
+    assert here.lapse.maintenance.run() is None
     here.lapse.keyring.forget()
     (bob,) = sessions.participants(session.id, here.now, limit=10)
     assert bob.name == "Bob"
@@ -91,7 +91,7 @@ def test_a_reader_of_an_older_state_keeps_it_from_being_clean(
     with here.lapse.engines.snapshot() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM meta").fetchall()
         erased_room(here)
-        maintenance = here.lapse.maintenance()
+        maintenance = here.lapse.maintenance
         assert maintenance.run() is Pending.READER
         assert maintenance.last() is None
     assert maintenance.run() is None
@@ -100,7 +100,7 @@ def test_a_reader_of_an_older_state_keeps_it_from_being_clean(
 
 def test_it_runs_when_something_was_erased_and_no_more_often_than_it_should(here: Opened) -> None:
     """A database in which nothing goes is left alone; many erasures take one clean-up."""
-    maintenance = here.lapse.maintenance()
+    maintenance = here.lapse.maintenance
     here.wait(20 * MINUTE)
     maintenance.run_due()
     assert maintenance.last() is None
@@ -127,8 +127,8 @@ def test_it_runs_when_something_was_erased_and_no_more_often_than_it_should(here
 def test_an_erasure_is_verified_by_a_clean_up_after_it_and_a_scan(here: Opened) -> None:
     """Not while a process may still have its key, not by an earlier clean-up; then every store is
     named."""
-    maintenance = here.lapse.maintenance()
-    verification = here.lapse.verification(maintenance)
+    maintenance = here.lapse.maintenance
+    verification = here.lapse.verification
     assert maintenance.run() is None
     here.wait(SECOND)
     session, _ = erased_room(here)
@@ -148,11 +148,11 @@ def test_an_erasure_is_verified_by_a_clean_up_after_it_and_a_scan(here: Opened) 
 
 def test_who_waits_gets_a_clean_up_even_if_the_log_names_no_erasure(here: Opened) -> None:
     """A clock that differs between instances must not leave a request pending for ever."""
-    maintenance = here.lapse.maintenance()
+    maintenance = here.lapse.maintenance
     erased_room(here)
     assert maintenance.run() is None
     later = here.now + SECOND
-    verification = here.lapse.verification(maintenance)
+    verification = here.lapse.verification
     here.wait(20 * MINUTE)
     assert verification.verify(Reach(), later, here.now) is Pending.CLEANUP
     maintenance.run_due()
@@ -176,7 +176,7 @@ def test_the_planner_has_no_samples_of_sealed_bytes_and_wrapped_keys(
             }
             assert ("subjects", "lookup") in sampled
             assert not sampled & sealed
-            assert here.lapse.maintenance().run() is None
+            assert here.lapse.maintenance.run() is None
         sampled_ids = (
             "SELECT unnest(histogram_bounds::text::text[]) FROM pg_stats "
             "WHERE tablename = 'subjects' AND attname = 'subject'"
@@ -185,7 +185,7 @@ def test_the_planner_has_no_samples_of_sealed_bytes_and_wrapped_keys(
         # One stays: of an empty table PostgreSQL keeps the samples it has.
         for (room_id,) in here.execute("SELECT session_id FROM sessions OFFSET 1"):
             sessions.erase(room_id, here.now, "operator")
-        assert here.lapse.maintenance().run() is None
+        assert here.lapse.maintenance.run() is None
         assert len(here.execute(sampled_ids)) <= 1
 
 
@@ -221,16 +221,16 @@ def test_the_file_is_written_anew_on_demand(here: Opened, database_url: str) -> 
     here.execute("CREATE TABLE large (content TEXT)")
     here.execute("INSERT INTO large VALUES (?)", "x" * 1_000_000)
     here.execute("DROP TABLE large")
-    assert here.lapse.maintenance().run() is None
+    assert here.lapse.maintenance.run() is None
     before = sum(p.stat().st_size for p in databases.folder_of(database_url).rglob("lapse.db"))
-    assert here.lapse.maintenance().compact() is None
+    assert here.lapse.maintenance.compact() is None
     after = sum(p.stat().st_size for p in databases.folder_of(database_url).rglob("lapse.db"))
     assert after < before or here.is_postgresql
 
 
 def test_two_processes_do_not_clean_at_once(here: Opened) -> None:
     """The other one is told to wait."""
-    mine = here.lapse.maintenance()
+    mine = here.lapse.maintenance
     other = Maintenance(
         here.lapse.engines, mine.want, here.lapse.clock, "somebody else", every=MINUTE
     )

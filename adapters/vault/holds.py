@@ -1,0 +1,51 @@
+"""Holds of people, in the table `subject_holds`, and where the holds of sessions are found.
+
+No event of any session says that somebody in it is held, so that the log does not connect the
+sessions of a person. Whoever reads a session to decide on it gets those holds with it; whoever
+deletes is checked for them again, in the same transaction and behind the lock of the session.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from adapters.log import bulk
+from adapters.log.transcoder import decode_state
+from domain.session import Hold, Session
+
+
+def holds_of_people(
+    connection: Connection, session_ids: Sequence[str]
+) -> Mapping[str, tuple[Hold, ...]]:
+    """Of these sessions those in which somebody is or was held, with the holds in order of id."""
+    query = (
+        "SELECT DISTINCT i.session_id, h.hold, h.since, h.until FROM subject_index i "
+        "JOIN subject_holds h ON h.partition = i.partition AND h.subject = i.subject "
+        "WHERE i.partition = 0 AND i.session_id IN ({ids})"
+    )
+    found: dict[str, list[Hold]] = {}
+    for session_id, hold, since, until in bulk.select_in(connection, query, session_ids):
+        found.setdefault(session_id, []).append(Hold(hold, since, until))
+    return {
+        session_id: tuple(sorted(holds, key=lambda hold: hold.id))
+        for session_id, holds in found.items()
+    }
+
+
+def state_decoder(connection: Connection) -> Callable[[str, int, bytes | str], Session]:
+    """Decodes folded state as whoever decides on it would see it: with the holds of people."""
+    query = (
+        "SELECT DISTINCT i.session_id FROM subject_holds h JOIN subject_index i "
+        "ON i.partition = h.partition AND i.subject = h.subject WHERE h.partition = 0"
+    )
+    ids = [row[0] for row in connection.exec_driver_sql(query)]
+    if not ids:
+        return decode_state
+    held = holds_of_people(connection, ids)
+
+    def decode(session_id: str, version: int, state: bytes | str) -> Session:
+        session = decode_state(session_id, version, state)
+        holds = held.get(session_id)
+        return session if holds is None else session.changed(holds_of_people=holds)
+
+    return decode

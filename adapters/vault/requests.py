@@ -1,0 +1,360 @@
+"""Requests of people and holds of people, on SQLite and PostgreSQL.
+
+A request is one row: its folded state, when to look at it next, and, sealed under a key of its own,
+whom it is about. What happens to it stands in the log, written in the same transaction.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from adapters.log import bulk
+from adapters.log.engine import Engines
+from adapters.log.event_log import SqlLog, append_facts
+from adapters.log.schema import (
+    data_keys,
+    sessions,
+    subject_holds,
+    subject_keys,
+)
+from adapters.log.transcoder import decode_state
+from adapters.vault import parts
+from domain.erasure import ErasureRequest, Status
+from domain.errors import Conflict, HoldUnknown, SubjectUnknown
+from domain.facts import About, Fact, Refusal, Verification, Waiting
+from domain.ports import (
+    Append,
+    Belongings,
+    DataKey,
+    HoldRow,
+    Part,
+    RequestRow,
+    SubjectKey,
+)
+from domain.session import NEVER, Ground, Held, Scope
+
+TIER = Scope.EVERYTHING
+"""Of the key that seals what a request says about people."""
+_COLUMNS = (
+    "request_id",
+    "version",
+    "status",
+    "deadline_at",
+    "due_at",
+    "failures",
+    "key",
+    "target",
+    "session_id",
+    "sealed",
+    "state",
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM requests WHERE partition = 0 AND "
+_OPEN = f"status = '{Status.REQUESTED}'"
+
+
+class SqlRequests:
+    """The requests behind `domain.ports.RequestStore`."""
+
+    def __init__(self, engines: Engines, log: SqlLog) -> None:
+        self._engines = engines
+        self._log = log
+        self._mark = "?" if engines.dialect == "sqlite" else "%s"
+
+    def add(
+        self, row: RequestRow, joint: SubjectKey | None, key: DataKey | None, facts: Sequence[Fact]
+    ) -> RequestRow:
+        with self._engines.write() as connection:
+            columns = ", ".join(_COLUMNS)
+            marks = ", ".join([self._mark] * len(_COLUMNS))
+            written = connection.exec_driver_sql(
+                f"INSERT INTO requests (partition, {columns}) VALUES (0, {marks}) "
+                "ON CONFLICT DO NOTHING",
+                _values(row),
+            ).rowcount
+            if not written:
+                return self._standing(connection, row)
+            if joint is not None and key is not None:
+                bulk.insert(
+                    connection,
+                    subject_keys,
+                    ("subject", "kek", "wrapped"),
+                    [(joint.subject, joint.kek, joint.wrapped)],
+                )
+                bulk.insert(
+                    connection,
+                    data_keys,
+                    ("session_id", "tier", "token", "subject", "wrapped"),
+                    [(row.request.id, str(TIER), "", joint.subject, key.wrapped)],
+                )
+            append_facts(connection, facts, row.request.requested_at)
+        self._log.wakeups.notify()
+        return row
+
+    def _standing(self, connection: Connection, row: RequestRow) -> RequestRow:
+        for column, value in (("key", row.key), ("target", row.target)):
+            query = f"{_SELECT}{column} IN ({{ids}})"
+            for found in bulk.select_in(connection, query, [value] if value else []):
+                return _row(found)
+        raise Conflict(row.request.id)
+
+    def find(self, request_id: str) -> RequestRow | None:
+        return self._one("request_id", request_id)
+
+    def by_key(self, key: bytes) -> RequestRow | None:
+        return self._one("key", key)
+
+    def _one(self, column: str, value: Any) -> RequestRow | None:
+        with self._engines.read() as connection:
+            rows = bulk.select_in(connection, f"{_SELECT}{column} IN ({{ids}})", [value])
+        return _row(rows[0]) if rows else None
+
+    def key_of(self, request_id: str) -> DataKey | None:
+        query = (
+            "SELECT d.wrapped, k.kek, k.wrapped FROM data_keys d JOIN subject_keys k "
+            "ON k.partition = d.partition AND k.subject = d.subject "
+            f"WHERE d.partition = 0 AND d.tier = '{TIER}' AND d.session_id IN ({{ids}})"
+        )
+        with self._engines.read() as connection:
+            for wrapped, kek, own in bulk.select_in(connection, query, [request_id]):
+                subject = SubjectKey(b"", request_id, kek, bytes(own), fresh=False)
+                return DataKey(request_id, TIER, "", subject, bytes(wrapped))
+        return None
+
+    def page(self, after: str, limit: int, status: Status | None = None) -> Sequence[RequestRow]:
+        which = "" if status is None else f"status = '{status}' AND "
+        query = f"{_SELECT}{which}request_id > {self._mark} ORDER BY request_id LIMIT {self._mark}"
+        with self._engines.read() as connection:
+            return [_row(row) for row in connection.exec_driver_sql(query, (after, limit))]
+
+    def due(self, now: int, limit: int) -> Sequence[str]:
+        query = (
+            "SELECT request_id FROM requests WHERE partition = 0 AND due_at <= "
+            f"{self._mark} ORDER BY due_at LIMIT {self._mark}"
+        )
+        with self._engines.read() as connection:
+            return [row[0] for row in connection.exec_driver_sql(query, (now, limit))]
+
+    def overdue(self, now: int) -> int:
+        query = (
+            f"SELECT count(*) FROM requests WHERE partition = 0 AND due_at IS NOT NULL AND {_OPEN} "
+            f"AND deadline_at < {self._mark}"
+        )
+        with self._engines.read() as connection:
+            return int(connection.exec_driver_sql(query, (now,)).scalar_one())
+
+    def save(self, row: RequestRow, facts: Sequence[Fact], now: int, *, forget: bool) -> None:
+        with self._engines.write() as connection:
+            _save(connection, row, len(facts))
+            if forget:
+                bulk.delete_in(connection, data_keys, "session_id", [row.request.id])
+                bulk.delete_in(connection, subject_keys, "subject", [row.request.id])
+            append_facts(connection, facts, now)
+        self._log.wakeups.notify()
+
+    def wake(self, now: int) -> None:
+        with self._engines.write() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE requests SET due_at = {self._mark} WHERE partition = 0 AND {_OPEN}", (now,)
+            )
+
+    # -- carrying out -------------------------------------------------------------------------
+
+    def of_subject(self, lookup: bytes) -> Sequence[tuple[str, tuple[str, ...]]]:
+        with self._engines.read() as connection:
+            return _of_subject(connection, lookup)
+
+    def belongings(self, session_id: str, tokens: Sequence[str]) -> Belongings:
+        with self._engines.snapshot() as connection:
+            return parts.belongings(connection, session_id, tokens)
+
+    def erase(
+        self,
+        wholes: Sequence[Append],
+        parts: Sequence[Part],
+        now: int,
+        settle: Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]],
+        *,
+        gone: bytes | None = None,
+    ) -> None:
+        def beside(connection: Connection, subjects: Sequence[str]) -> Sequence[Fact]:
+            """Behind the locks of everybody concerned: who joins now waits, and comes anew."""
+            if gone is not None and _of_subject(connection, gone):
+                raise Conflict("")
+            row, facts = settle(subjects)
+            _save(connection, row, len(facts))
+            return facts
+
+        self._log.erase(wholes, parts, now, beside)
+
+
+def _of_subject(connection: Connection, lookup: bytes) -> list[tuple[str, tuple[str, ...]]]:
+    query = (
+        "SELECT DISTINCT i.session_id, i.token FROM subjects s JOIN subject_index i "
+        "ON i.partition = s.partition AND i.subject = s.subject "
+        "WHERE s.partition = 0 AND s.lookup IN ({ids})"
+    )
+    tokens: dict[str, list[str]] = {}
+    for session_id, token in bulk.select_in(connection, query, [lookup]):
+        tokens.setdefault(session_id, []).append(token)
+    return [(session_id, tuple(sorted(found))) for session_id, found in tokens.items()]
+
+
+def _values(row: RequestRow) -> tuple[Any, ...]:
+    request = row.request
+    state = {**asdict(request), "keks": row.keks}
+    return (
+        request.id,
+        request.version,
+        str(request.status),
+        request.deadline_at,
+        row.due_at,
+        min(row.failures, 30),
+        row.key,
+        row.target,
+        row.session_id,
+        row.sealed,
+        orjson.dumps(state, option=orjson.OPT_SORT_KEYS),
+    )
+
+
+def _row(found: Any) -> RequestRow:
+    state = orjson.loads(bytes(found[10]))
+    keks = tuple(state.pop("keks"))
+    for name, enum in _ENUMS.items():
+        state[name] = None if state[name] is None else enum(state[name])
+    return RequestRow(
+        ErasureRequest(**state),
+        due_at=found[4],
+        failures=found[5],
+        key=_bytes(found[6]),
+        target=_bytes(found[7]),
+        session_id=found[8],
+        sealed=_bytes(found[9]),
+        keks=keks,
+    )
+
+
+_ENUMS: dict[str, Callable[[str], Any]] = {
+    "about": About,
+    "verified_by": Verification,
+    "status": Status,
+    "reason": Waiting,
+    "ground": Refusal,
+}
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _save(connection: Connection, row: RequestRow, steps: int) -> None:
+    """Raises Conflict unless the row is so many facts behind this one."""
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    settings = ", ".join(f"{column} = {mark}" for column in _COLUMNS[1:])
+    written = connection.exec_driver_sql(
+        f"UPDATE requests SET {settings} "
+        f"WHERE partition = 0 AND request_id = {mark} AND version = {mark}",
+        (*_values(row)[1:], row.request.id, row.request.version - steps),
+    ).rowcount
+    if not written:
+        raise Conflict(row.request.id)
+
+
+# -- holds ------------------------------------------------------------------------------------
+
+
+class SqlHolds:
+    """The holds behind `domain.ports.HoldStore`."""
+
+    def __init__(self, engines: Engines, log: SqlLog) -> None:
+        self._engines = engines
+        self._log = log
+        self._mark = "?" if engines.dialect == "sqlite" else "%s"
+
+    def sessions_of(self, lookup: bytes) -> Sequence[str]:
+        with self._engines.read() as connection:
+            return [session_id for session_id, _ in _of_subject(connection, lookup)]
+
+    def place(self, lookup: bytes, row: HoldRow, fact: Fact, now: int) -> None:
+        """Behind the locks of all their sessions and their own: a deletion comes before this, or
+        sees the hold; who joins a session meanwhile is held there, too."""
+        with self._engines.write() as connection:
+            concerned = [session_id for session_id, _ in _of_subject(connection, lookup)]
+            _lock(connection, "sessions", "session_id", sorted(concerned))
+            subjects = _lock(connection, "subjects", "lookup", [lookup], "subject")
+            if not subjects:
+                raise SubjectUnknown
+            values = (row.hold, subjects[0], str(row.ground), row.since, row.until)
+            columns = ("hold", "subject", "ground", "since", "until")
+            bulk.insert(connection, subject_holds, columns, [values])
+            append_facts(connection, [fact], now)
+        self._log.wakeups.notify()
+
+    def release(self, hold: str, fact: Fact, now: int) -> None:
+        with self._engines.write() as connection:
+            query = "SELECT subject FROM subject_holds WHERE partition = 0 AND hold IN ({ids})"
+            subjects = [row[0] for row in bulk.select_in(connection, query, [hold])]
+            query = (
+                "SELECT DISTINCT session_id FROM subject_index "
+                "WHERE partition = 0 AND subject IN ({ids})"
+            )
+            concerned = sorted(row[0] for row in bulk.select_in(connection, query, subjects))
+            _lock(connection, "sessions", "session_id", concerned)
+            ended = connection.exec_driver_sql(
+                f"UPDATE subject_holds SET until = {self._mark} WHERE partition = 0 "
+                f"AND hold = {self._mark} AND (until IS NULL OR until > {self._mark})",
+                (now, hold, now),
+            ).rowcount
+            if not ended:
+                raise HoldUnknown(hold)
+            least = "min" if self._engines.dialect == "sqlite" else "least"
+            setting = f"{{column}} = {least}(coalesce(sessions.due_at, {NEVER}), {{value}})"
+            rows = [(session_id, now) for session_id in concerned]
+            bulk.update(connection, sessions, ("session_id",), ("due_at",), rows, setting)
+            append_facts(connection, [fact], now)
+        self._log.wakeups.notify()
+
+    def find(self, hold: str, now: int) -> HoldRow | None:
+        return next((row for row in self._all(now) if row.hold == hold), None)
+
+    def page(self, now: int, after: str, limit: int) -> Sequence[HoldRow]:
+        return [row for row in self._all(now) if row.hold > after][:limit]
+
+    def _all(self, now: int) -> list[HoldRow]:
+        """Holds are few: each is somebody's decision."""
+        query = (
+            "SELECT hold, ground, since, until, subject FROM subject_holds "
+            f"WHERE partition = 0 AND (until IS NULL OR until > {self._mark})"
+        )
+        held = (
+            "SELECT session_id, version, state FROM sessions WHERE partition = 0 AND held = 1 "
+            "ORDER BY session_id"
+        )
+        with self._engines.snapshot() as connection:
+            rows = [
+                HoldRow(hold, Ground(ground), since, until, subject=subject)
+                for hold, ground, since, until, subject in connection.exec_driver_sql(query, (now,))
+            ]
+            on_sessions = connection.exec_driver_sql(held).fetchall()
+        for session_id, version, state in on_sessions:
+            session = decode_state(session_id, version, bytes(state))
+            for hold in session.holds:
+                if hold.until is None or hold.until > now:
+                    ground = self._ground(session_id, hold.id)
+                    rows.append(HoldRow(hold.id, ground, hold.since, hold.until, session_id))
+        return sorted(rows, key=lambda row: (row.hold, row.session_id or ""))
+
+    def _ground(self, session_id: str, hold: str) -> Ground:
+        events = [recorded.event for recorded in self._log.history(session_id)]
+        return [one.ground for one in events if isinstance(one, Held) and one.hold == hold][-1]
+
+
+def _lock(
+    connection: Connection, table: str, column: str, ids: Sequence[Any], wanted: str = "partition"
+) -> list[Any]:
+    lock = "" if connection.dialect.name == "sqlite" else f" ORDER BY {column} FOR UPDATE"
+    query = f"SELECT {wanted} FROM {table} WHERE partition = 0 AND {column} IN ({{ids}}){lock}"
+    return [row[0] for row in bulk.select_in(connection, query, ids)]

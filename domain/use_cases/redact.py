@@ -1,0 +1,306 @@
+"""What becomes of what several people share when one of them is erased.
+
+The policy's `shared` says it, of items that name more people than the one who goes:
+
+    erase   the item goes
+    redact  records that name the person go, the others are sealed anew; bytes go
+    keep    the item stays, without the person's token - if at least five others share it, else as
+            with `redact`
+
+A record names a person if its field `participant` is their token, or the list in its field
+`participants` has it. Joint figures (of items that name nobody or several) are made anew from what
+is left while the full tier is whole; else they go, unless `keep` allows to leave them: counts, sums
+and means with at least five other contributors, in which nobody can be told apart.
+
+Once something that the joint key sealed is taken away, whatever else it sealed gets another key:
+the old one opens, in no copy of the database, what went.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from domain.policy import Do, RetentionPolicy, Shared, Since, Versions, in_force
+from domain.ports import (
+    Belongings,
+    Buffer,
+    DataKey,
+    Item,
+    ItemHead,
+    Keyring,
+    Partial,
+    Summaries,
+    Upload,
+    Vault,
+)
+from domain.session import Scope, Session
+
+FEWEST = 5
+"""Contributors that must be left for `keep`: among fewer, one may be told apart."""
+SOMEBODY = "-"
+"""Stands among the participants of an item for all of its people who were erased, so that an item
+which named several stays one of several: it is the joint key that seals it."""
+MOST_RESEALED = 64 * 2**20
+"""Bytes of one tier that are sealed anew at most: they pass through memory. Beyond it the joint
+key stays, and what went under it opens for whoever has an old copy and the living key."""
+SUMMARY = "summary"
+"""The item under whose name partial figures are sealed."""
+_LINEAR = ("count(", "sum(", "mean(")
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What goes, and what takes the place of what stays; see `Part`."""
+
+    items: tuple[str, ...] = ()
+    rewritten: tuple[Item, ...] = ()
+    uploads: tuple[str, ...] = ()
+    renamed: tuple[Upload, ...] = ()
+    keys: tuple[DataKey, ...] = ()
+    partial: Partial | None = None
+
+
+@dataclass
+class _Work:
+    """A rewrite as it comes together. touched: tiers of which the joint key sealed what goes."""
+
+    items: dict[str, None] = field(default_factory=dict)
+    uploads: list[str] = field(default_factory=list)
+    renamed: list[Upload] = field(default_factory=list)
+    contents: dict[tuple[str, int], tuple[ItemHead, bytearray]] = field(default_factory=dict)
+    heads: dict[tuple[str, int], ItemHead] = field(default_factory=dict)
+    touched: set[Scope] = field(default_factory=set)
+
+
+class Redaction:
+    """Decides and rewrites; writes nothing."""
+
+    def __init__(self, vault: Vault, keyring: Keyring, summaries: Summaries) -> None:
+        self._vault = vault
+        self._keyring = keyring
+        self._summaries = summaries
+
+    def rewrite(self, session: Session, versions: Versions, found: Belongings, now: int) -> Rewrite:
+        """What becomes of what `found` holds when the person goes. Raises SealBroken."""
+        policy = in_force(versions, now).policy
+        work, gone = _Work(), set(found.tokens)
+        for upload in found.uploads:
+            self._upload(upload, policy.shared, gone, work)
+        uploads = {upload.upload_id for upload in found.uploads}
+        for head in found.items:
+            if head.item_id not in uploads and gone & set(head.participants):
+                self._item(session.id, head, policy.shared, gone, work)
+        touched = {
+            head.scope
+            for head in found.items
+            if not head.token and head.item_id in (*work.items, *work.uploads)
+        }
+        work.touched |= touched
+        partial = self._joint(session, versions, policy, found, work)
+        return self._sealed(session, found, work, partial)
+
+    # -- items ------------------------------------------------------------------------------
+
+    def _upload(self, upload: Upload, shared: Shared, gone: set[str], work: _Work) -> None:
+        others = _others(upload.participants, gone)
+        if shared is Shared.KEEP and len(others) >= FEWEST:
+            work.renamed.append(replace(upload, participants=others))
+        else:
+            work.uploads.append(upload.upload_id)
+
+    def _item(
+        self, session_id: str, head: ItemHead, shared: Shared, gone: set[str], work: _Work
+    ) -> None:
+        others, place = _others(head.participants, gone), (head.item_id, head.part)
+        stays = [one for one in others if one != SOMEBODY]
+        if not stays or shared is Shared.ERASE:
+            work.items[head.item_id] = None
+        elif shared is Shared.KEEP and len(stays) >= FEWEST:
+            work.heads[place] = replace(head, participants=others)
+        elif head.count is None:
+            work.items[head.item_id] = None
+        else:
+            self._redact(session_id, head, others, gone, work)
+
+    def _redact(
+        self, session_id: str, head: ItemHead, others: tuple[str, ...], gone: set[str], work: _Work
+    ) -> None:
+        plaintext = self._opened(session_id, head)
+        records = json.loads(plaintext)
+        kept = [record for record in records if not names(record, gone)]
+        place = (head.item_id, head.part)
+        if not kept:
+            work.items[head.item_id] = None
+        elif len(kept) == len(records):
+            work.heads[place] = replace(head, participants=others)
+        else:
+            changed = replace(head, participants=others, count=len(kept))
+            work.contents[place] = (changed, bytearray(_canonical(kept)))
+            work.touched.add(head.scope)
+        plaintext[:] = bytes(len(plaintext))
+
+    def _opened(self, session_id: str, head: ItemHead) -> bytearray:
+        item = self._vault.item(session_id, head.item_id, head.part)
+        key = self._vault.data_keys(session_id, head.scope, head.token).get(head.token)
+        if item is None or key is None:
+            return bytearray(b"[]")  # gone meanwhile: whoever writes this is told to decide again
+        return self._keyring.open(key, head.item_id, str(head.part), item.sealed)
+
+    # -- joint figures ----------------------------------------------------------------------
+
+    def _joint(
+        self,
+        session: Session,
+        versions: Versions,
+        policy: RetentionPolicy,
+        found: Belongings,
+        work: _Work,
+    ) -> tuple[bytearray | bytes | None, tuple[str, ...]] | None:
+        """The joint figures in clear, with their contributors; None if they stay as they are."""
+        gone = set(found.tokens)
+        if found.contributors is None or not gone & set(found.contributors):
+            return None
+        others = tuple(one for one in found.contributors if one not in gone)
+        linear = all(call.startswith(_LINEAR) for call in policy.summary.values())
+        if policy.shared is Shared.KEEP and linear and len(others) >= FEWEST:
+            return self._partial(session.id), others
+        work.touched.add(Scope.SUMMARY)
+        if not _is_whole(session, versions):
+            return None, ()
+        return self._anew(session.id, policy, found, work), others
+
+    def _partial(self, session_id: str) -> bytearray | None:
+        key = self._vault.data_keys(session_id, Scope.SUMMARY, "").get("")
+        partial = next(iter(self._vault.partials(session_id, "")), None)
+        if key is None or partial is None:
+            return None
+        return self._keyring.open(key, SUMMARY, "partial", partial.sealed)
+
+    def _anew(
+        self, session_id: str, policy: RetentionPolicy, found: Belongings, work: _Work
+    ) -> bytes | None:
+        """The joint figures of the records that are left."""
+        partial: bytes | None = None
+        for head in sorted(found.items, key=lambda head: (head.stored_at, head.item_id)):
+            if head.token or head.count is None or head.scope is not Scope.FULL:
+                continue
+            if head.item_id in work.items:
+                continue
+            place = (head.item_id, head.part)
+            rewritten = work.contents.get(place)
+            plaintext = rewritten[1] if rewritten else self._opened(session_id, head)
+            records = json.loads(plaintext)
+            partial = self._summaries.add(policy.summary, partial, records, head.stored_at)
+            if rewritten is None:
+                plaintext[:] = bytes(len(plaintext))
+        return partial
+
+    # -- sealing ----------------------------------------------------------------------------
+
+    def _sealed(
+        self,
+        session: Session,
+        found: Belongings,
+        work: _Work,
+        joint: tuple[bytearray | bytes | None, tuple[str, ...]] | None,
+    ) -> Rewrite:
+        """Everything that stays under joint keys whose tier was touched is sealed anew."""
+        keys: dict[Scope, DataKey] = {}
+        rewritten: list[Item] = []
+        left = [
+            head
+            for head in found.items
+            if not head.token and head.item_id not in (*work.items, *work.uploads)
+        ]
+        for tier in sorted(work.touched):
+            key = self._vault.data_keys(session.id, tier, "").get("")
+            size = sum(head.size for head in left if head.scope is tier)
+            if key is not None and size <= MOST_RESEALED:
+                subject = replace(key.subject, fresh=False)
+                keys[tier] = self._keyring.new_data_key(subject, session.id, tier, "")
+        renamed = {upload.upload_id: upload for upload in work.renamed}
+        for head in left:
+            place = (head.item_id, head.part)
+            changed = work.heads.get(place, head)
+            if head.item_id in renamed:
+                changed = replace(head, participants=renamed[head.item_id].participants)
+            if place in work.contents or head.scope in keys:
+                rewritten.append(self._resealed(session.id, head, changed, work, keys))
+            elif changed is not head:
+                item = self._vault.item(session.id, head.item_id, head.part)
+                if item is not None:
+                    rewritten.append(Item(changed, item.sealed))
+        partial = self._sealed_partial(session.id, found, joint, keys)
+        return Rewrite(
+            tuple(work.items),
+            tuple(rewritten),
+            tuple(work.uploads),
+            tuple(work.renamed),
+            tuple(keys.values()),
+            partial,
+        )
+
+    def _resealed(
+        self,
+        session_id: str,
+        head: ItemHead,
+        changed: ItemHead,
+        work: _Work,
+        keys: Mapping[Scope, DataKey],
+    ) -> Item:
+        known = work.contents.get((head.item_id, head.part))
+        changed, plaintext = known or (changed, self._opened(session_id, head))
+        key = keys.get(head.scope) or self._vault.data_keys(session_id, head.scope, "")[""]
+        sealed = self._keyring.seal(key, head.item_id, str(head.part), plaintext)
+        plaintext[:] = bytes(len(plaintext))
+        return Item(replace(changed, size=len(sealed)), sealed)
+
+    def _sealed_partial(
+        self,
+        session_id: str,
+        found: Belongings,
+        joint: tuple[Buffer | None, tuple[str, ...]] | None,
+        keys: Mapping[Scope, DataKey],
+    ) -> Partial | None:
+        if joint is None and found.contributors is None:
+            return None
+        if joint is None and Scope.SUMMARY not in keys:
+            return next(iter(self._vault.partials(session_id, "")), None)
+        content, contributors = joint or (self._partial(session_id), found.contributors or ())
+        if content is None:
+            return None
+        key = keys.get(Scope.SUMMARY) or self._vault.data_keys(session_id, Scope.SUMMARY, "")[""]
+        return Partial("", self._keyring.seal(key, SUMMARY, "partial", content), contributors)
+
+
+def names(record: Any, tokens: Collection[str]) -> bool:
+    """Whether a record names somebody of these tokens."""
+    if not isinstance(record, Mapping):
+        return False
+    several = record.get("participants")
+    listed: Iterable[Any] = several if isinstance(several, list) else ()
+    return any(
+        isinstance(one, str) and one in tokens for one in (record.get("participant"), *listed)
+    )
+
+
+def _others(participants: Sequence[str], gone: set[str]) -> tuple[str, ...]:
+    """Who stays; at least two, so that the joint key stays the one that seals it."""
+    others = tuple(one for one in participants if one not in gone)
+    return (*others, SOMEBODY) if len(others) == 1 else others
+
+
+def _is_whole(session: Session, versions: Versions) -> bool:
+    """Whether every record is still there that the joint figures were made of."""
+    if Scope.FULL in session.erased:
+        return False
+    return not any(
+        rule.do is Do.ERASE and rule.since is Since.STORED and rule.scope is Scope.FULL
+        for version in versions
+        for rule in version.policy.rules
+    )
+
+
+def _canonical(records: Sequence[Any]) -> bytes:
+    return json.dumps(records, separators=(",", ":"), ensure_ascii=False).encode()
