@@ -5,7 +5,7 @@ from typing import Any
 from adapters.clock import format_instant
 from domain.access import AccessRequest
 from domain.policy import Version, to_document
-from domain.ports import Member, Recorded
+from domain.ports import HoldRow, Member, Recorded, RequestRow
 from domain.session import Event, Session
 from domain.timeline import Forecast
 from projections.audit import Entry
@@ -90,6 +90,41 @@ def access_document(request: AccessRequest) -> dict[str, Any]:
         "items": request.items,
         "size": request.size,
         "reason": None if request.reason is None else str(request.reason),
+    }
+
+
+def request_document(row: RequestRow) -> dict[str, Any]:
+    """A request for erasure. `reason`: why it does not go on, or the ground of its refusal."""
+    request = row.request
+    return {
+        "request_id": request.id,
+        "about": str(request.about),
+        "status": str(request.status),
+        "requested_at": format_instant(request.requested_at),
+        "deadline_at": format_instant(request.deadline_at),
+        "executed_at": format_instant(request.executed_at),
+        "verified_at": format_instant(request.verified_at),
+        "final_at": format_instant(request.final_at),
+        "refused_at": format_instant(request.refused_at),
+        "verified_by": str(request.verified_by),
+        "stores": dict(request.stores),
+        "reason": request.reason or request.ground,
+        "sessions": request.sessions,
+        "parts": request.parts,
+        "items": request.items,
+        "subjects": request.subjects,
+    }
+
+
+def hold_document(row: HoldRow) -> dict[str, Any]:
+    """A hold. One on a person names nobody."""
+    return {
+        "hold": row.hold,
+        "on": "subject" if row.session_id is None else "session",
+        "session": row.session_id,
+        "ground": str(row.ground),
+        "since": format_instant(row.since),
+        "until": format_instant(row.until),
     }
 
 

@@ -21,8 +21,10 @@ from domain.errors import (
     Conflict,
     EffectiveTooSoon,
     LapseError,
+    OnHold,
     PolicyInvalid,
     PolicyUnknown,
+    RequestNotOpen,
     RotationHeld,
     SchemaTooNew,
     SchemaTooOld,
@@ -44,6 +46,8 @@ _CODES: dict[type[LapseError], int] = {
     ClockHeld: REFUSED,
     Conflict: REFUSED,
     RotationHeld: REFUSED,
+    OnHold: REFUSED,
+    RequestNotOpen: REFUSED,
 }
 
 

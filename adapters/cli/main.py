@@ -9,6 +9,7 @@ import typer
 from adapters.cli import (
     cleaning,
     demo,
+    erasures,
     exporting,
     imports,
     keys,
@@ -70,6 +71,37 @@ app.command(epilog=_example("demo --for 60s"))(demo.demo)
 
 app.command(epilog=_example("export --stdin --out copy.zip < name.txt"))(exporting.export)
 app.command(epilog=_example("token --role producer --ttl 8h"))(tokens.token)
+
+erase = typer.Typer(no_args_is_help=True, help="Erase a session, or everything of a person.")
+erase.command("session", epilog=_example("erase session df28b1c3df28b1c3df28b1c3df28b1c3"))(
+    erasures.erase_session
+)
+erase.command("subject", epilog=_example("erase subject --stdin < person.txt"))(
+    erasures.erase_subject
+)
+app.add_typer(erase, name="erase")
+
+request = typer.Typer(no_args_is_help=True, help="Requests for erasure, and how far they are.")
+request.command("list", epilog=_example("request list --status requested"))(erasures.request_list)
+request.command("show", epilog=_example("request show df28b1c3df28b1c3df28b1c3df28b1c3"))(
+    erasures.request_show
+)
+request.command(
+    "refuse",
+    epilog=_example("request refuse df28b1c3df28b1c3df28b1c3df28b1c3 --ground legal-claim"),
+)(erasures.request_refuse)
+request.command("run", epilog=_example("request run"))(erasures.request_run)
+app.add_typer(request, name="request")
+
+hold = typer.Typer(no_args_is_help=True, help="Holds: what must not be deleted for now.")
+hold.command("add", epilog=_example("hold add --subject-stdin --ground legal-claim < person.txt"))(
+    erasures.hold_add
+)
+hold.command("release", epilog=_example("hold release df28b1c3df28b1c3df28b1c3df28b1c3"))(
+    erasures.hold_release
+)
+hold.command("list", epilog=_example("hold list"))(erasures.hold_list)
+app.add_typer(hold, name="hold")
 
 audit = typer.Typer(no_args_is_help=True, help="What happened, when and why.")
 audit.command("show", epilog=_example("audit show policy:web-visit"))(look.audit_show)

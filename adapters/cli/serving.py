@@ -19,9 +19,10 @@ from adapters.cli.errors import refusals
 from adapters.cli.operate import sweep_document
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import print_json
-from adapters.scheduler import budgets
+from adapters.scheduler import budgets, requests
 from adapters.scheduler.budgets import Budgets
 from adapters.scheduler.copies import Copies
+from adapters.scheduler.requests import RequestWorker
 from adapters.scheduler.ticker import Ticker
 from adapters.wiring import Lapse, open_lapse
 from domain.errors import SettingsInvalid
@@ -123,6 +124,8 @@ def _serve(
             maintenance = lapse.maintenance
             parts.enter_context(repeating("cleanup", maintenance.run_due, CLEANUP_SECONDS))
             parts.enter_context(closing(rotation))  # told to end before it is waited for
+            worker = RequestWorker(lapse.requests, lapse.alerts, lapse.clock)
+            parts.enter_context(repeating("requests", worker.look, requests.SECONDS))
         else:
             # A scheduler reads the policies every second; without one somebody else must.
             parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))

@@ -11,6 +11,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from adapters.http import (
     access_requests,
+    erasures,
     events,
     items,
     operations,
@@ -72,6 +73,13 @@ _OF_THE_LOG: Mapping[int | str, dict[str, Any]] = {
 }
 
 
+_OF_A_REQUEST: Mapping[int | str, dict[str, Any]] = {
+    404: _refusal("There is no such request, hold, session, or nothing is known of this person."),
+    409: _refusal("Not in this state, or somebody else was faster."),
+    410: _refusal("The session was erased."),
+}
+
+
 def create_app(service: Service, feed: Feed) -> FastAPI:
     """The application over an open Lapse. Nothing is started here."""
     settings = service.lapse.settings
@@ -102,6 +110,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(access_requests.router, responses=dict(_OF_A_COPY))
     for module in (policies, proof, events):
         app.include_router(module.router, responses=dict(_OF_THE_LOG))
+    app.include_router(erasures.router, responses=dict(_OF_A_REQUEST))
     app.include_router(operations.router)
     app.include_router(pages.router(settings))
     # From the innermost to the outermost.

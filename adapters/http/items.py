@@ -41,6 +41,7 @@ from adapters.keyring.aead import wipe
 from domain.errors import StoreError
 from domain.session import Scope
 from domain.use_cases.items import CHUNK, MOST_CHUNKS, Content, Ends, StoredItem, StoredUpload
+from domain.use_cases.redact import SOMEBODY
 
 _log = structlog.get_logger(component="http")
 
@@ -415,7 +416,7 @@ def _item_document(session_id: str, stored: StoredItem) -> dict[str, Any]:
         "session": session_id,
         "kind": head.kind,
         "tier": str(head.scope),
-        "participants": list(head.participants),
+        "participants": [one for one in head.participants if one != SOMEBODY],
         "media_type": head.media_type,
         "count": head.count,
         "size": head.size,
@@ -432,7 +433,7 @@ def _upload_document(session_id: str, stored: StoredUpload) -> dict[str, Any]:
         "kind": one.kind,
         "size": one.size,
         "media_type": one.media_type,
-        "participants": list(one.participants),
+        "participants": [one for one in one.participants if one != SOMEBODY],
         "chunk_size": CHUNK,
         "chunks": stored.chunks,
         "received": list(stored.received),

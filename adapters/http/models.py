@@ -631,6 +631,108 @@ class AuditSearch(Answer):
     next: str | None
 
 
+RequestId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", examples=[_ID])]
+HoldId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", examples=[_ID])]
+
+
+class NewErasure(Body):
+    """What shall be erased: a session, or everything of a person."""
+
+    session: Token | None = Field(
+        None,
+        description="A session; for a participant: their part of it.",
+        examples=["00000000000000000000000000000000"],
+    )
+    subject: Person | None = Field(
+        None, description="A person, wherever they take part.", examples=["user-4711"]
+    )
+    participant_token: Annotated[str, StringConstraints(max_length=4_096)] | None = Field(
+        None,
+        description="The `access_token` of a participant, also one that has expired, as the proof "
+        "of an anonymous person: their part of its session.",
+        examples=["eyJhbGciOiJFZDI1NTE5In0.eyJqdGkiOiI0NzExIn0.c2lnbmF0dXJl"],
+    )
+    verified_by: (
+        Annotated[str, StringConstraints(pattern="^(controller|identity-provider|court)$")] | None
+    ) = Field(
+        None,
+        description="Who made sure that it comes from whom it concerns; `controller` by default.",
+        examples=["controller"],
+    )
+
+
+class ErasureView(Answer):
+    """A request for erasure. It names nobody."""
+
+    request_id: Token
+    about: str = Field(examples=["subject"])
+    status: str = Field(examples=["executed"])
+    requested_at: str | None
+    deadline_at: str | None
+    executed_at: str | None
+    verified_at: str | None
+    final_at: str | None
+    refused_at: str | None
+    verified_by: str
+    stores: dict[str, str]
+    reason: str | None = Field(description="Why it does not go on, or was refused.")
+    sessions: int
+    parts: int
+    items: int
+    subjects: int
+
+
+class ErasurePage(Answer):
+    """Some requests; `next` is the cursor of the page behind them."""
+
+    requests: list[ErasureView]
+    next: str | None
+
+
+class RefusalGround(Body):
+    """On which ground a request is refused."""
+
+    ground: Annotated[
+        str,
+        StringConstraints(
+            pattern="^(freedom-of-expression|legal-obligation|public-health|archiving|legal-claim"
+            "|manifestly-unfounded|hold|not-identified)$"
+        ),
+    ] = Field(examples=["legal-claim"])
+
+
+class NewHold(Body):
+    """A hold to place on a session, or on a person."""
+
+    session: Token | None = Field(None, examples=["00000000000000000000000000000000"])
+    subject: Person | None = Field(None, examples=["user-4711"])
+    ground: Annotated[
+        str,
+        StringConstraints(pattern="^(legal-obligation|legal-claim|public-interest|restriction)$"),
+    ] = Field(examples=["legal-claim"])
+    until: Instant | None = Field(
+        None, description="When it ends by itself.", examples=["2099-01-31T12:00:00Z"]
+    )
+
+
+class HoldView(Answer):
+    """A hold that stands. session: null for one on a person, whom nothing here names."""
+
+    hold: Token
+    on: str = Field(examples=["session"])
+    session: Token | None
+    ground: str
+    since: str | None
+    until: str | None
+
+
+class HoldPage(Answer):
+    """Some holds; `next` is the cursor of the page behind them."""
+
+    holds: list[HoldView]
+    next: str | None
+
+
 class ProblemView(BaseModel):
     """A refusal (RFC 9457). More members belong to some types."""
 

@@ -198,11 +198,19 @@ def show(
     return _tagged(view_document(here.lapse.sessions.view(session_id, here.now())), if_none_match)
 
 
-@router.delete("/sessions/{session_id}", status_code=204, operation_id="erase")
-def erase(session_id: SessionId, who: Someone, here: Here, key: Key = None) -> None:
-    """Erase all data of the session at once. Its history stays, and says so."""
+@router.delete(
+    "/sessions/{session_id}",
+    status_code=204,
+    operation_id="erase",
+    responses={204: {"headers": {"Link": {"schema": {"type": "string"}, "required": True}}}},
+)
+def erase(session_id: SessionId, who: Someone, here: Here, key: Key = None) -> Response:
+    """Erase all data of the session at once. Its history stays, and says so; the request in `Link`
+    tells when it was verified."""
     here.guard(who, session_id)
-    here.lapse.sessions.erase(session_id, here.now(), who.actor, key=key)
+    row = here.lapse.requests.erase_at_once(session_id, here.now(), who.actor, key=key)
+    link = f'</v1/erasure-requests/{row.request.id}>; rel="related"'
+    return Response(status_code=204, headers={"Link": link})
 
 
 @router.get("/sessions/{session_id}/expiry", response_model=Expiry, operation_id="expiry")

@@ -10,7 +10,14 @@ import structlog
 
 _log = structlog.get_logger(component="alert")
 
-ALERTS = ("storage", "memory", "cleanup-failed", "checkpoint-failed")
+ALERTS = (
+    "storage",
+    "memory",
+    "cleanup-failed",
+    "checkpoint-failed",
+    "request-failed",
+    "request-overdue",
+)
 """Every alert there is."""
 
 

@@ -253,14 +253,17 @@ class ErasureRequests:
         """How many should have been answered by now."""
         return self._requests.overdue(now)
 
-    def advance(self, request_id: str, now: int, actor: str = SCHEDULER) -> RequestRow:
-        """Move a request as far as it goes now; why it stops stands in it.
+    def advance(
+        self, request_id: str, now: int, actor: str = SCHEDULER, *, most: int | None = None
+    ) -> RequestRow:
+        """Move a request as far as it goes now, or as `most` transactions bring it; why it stops
+        stands in it.
 
         Raises RequestUnknown, Conflict; StoreError: then `failed` may note it.
         """
         row = self.find(request_id)
         if row.request.status is Status.REQUESTED:
-            row = self._carried_out(row, now, actor)
+            row = self._carried_out(row, now, actor, most)
         if row.request.status is Status.EXECUTED:
             row = self._verified(row, now)
         if row.request.status is Status.VERIFIED:
@@ -271,11 +274,11 @@ class ErasureRequests:
         """A store did not do its part: try again later. Raises StoreError."""
         return self._wait(self.find(request_id), Waiting.STORE, now)
 
-    def _carried_out(self, row: RequestRow, now: int, actor: str) -> RequestRow:
+    def _carried_out(self, row: RequestRow, now: int, actor: str, most: int | None) -> RequestRow:
         try:
             if row.session_id is not None:
                 return self._execute_session(row, now, actor)
-            return self._execute_people(row, now, actor)
+            return self._execute_people(row, now, actor, most)
         except OnHold as held:
             return self._wait(row, Waiting.HELD, now, until=held.until)
         except (KeyUnavailable, SealBroken):
@@ -312,9 +315,12 @@ class ErasureRequests:
                 return row
         raise Conflict(session_id)
 
-    def _execute_people(self, row: RequestRow, now: int, actor: str) -> RequestRow:
-        conflicts = 0
-        while row.request.status is Status.REQUESTED:
+    def _execute_people(
+        self, row: RequestRow, now: int, actor: str, most: int | None
+    ) -> RequestRow:
+        conflicts = steps = 0
+        while row.request.status is Status.REQUESTED and steps != most:
+            steps += 1
             identifiers = self._identifiers(row, self._requests.key_of(row.request.id))
             places = self._places(identifiers)
             self._order.shuffle(places)
