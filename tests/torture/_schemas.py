@@ -28,6 +28,7 @@ _CURSOR = "a cursor is opaque: only one that was given out is taken"
 _TIME = "RFC 3339 has times before 1970 and after 9999, Lapse has not; some must lie ahead"
 _WHO = "whoever is no participant has to name one"
 _RULES = "what makes rules a policy is more than JSON Schema can say"
+_ONE = "it is about a session or about a person, and says which"
 _DIGEST = "the checksum must be that of the bytes, and their number as announced"
 _ALLOWED_OF_A_SESSION: Mapping[str, Mapping[int, str]] = {
     **{
@@ -61,6 +62,8 @@ ALLOWED: Mapping[str, Mapping[int, str]] = {
     "stream": {422: _POLICY},
     "audit": {422: f"{_POLICY}; {_CURSOR}; {_TIME}"},
     "statistics-hourly": {422: f"{_POLICY}; {_CURSOR}; {_TIME}"},
+    "request-erasure": {410: _ERASED, 422: f"{_ONE}; tokens are made up"},
+    "hold": {410: _ERASED, 422: f"{_ONE}; {_TIME}"},
     "policy": {422: _POLICY},
     "apply-policy": {422: f"{_RULES}; {_TIME}"},
     "policy-impact": {422: _RULES},
