@@ -63,30 +63,9 @@ def by_part(connection: Connection, table: str, reach: Reach) -> int:
     return len(bulk.select_rows(connection, _TABLES[table], columns, columns, reach.parts))
 
 
-def by_participants(connection: Connection, table: str, reach: Reach) -> int:
-    """Items of a session that goes on which name one of these people."""
-    parts = list(reach.parts)
-    if not parts:
-        return 0
-    if connection.dialect.name == "postgresql":
-        query = (
-            "SELECT 1 FROM unnest(%s::text[], %s::text[]) AS u(session_id, token) "
-            f"JOIN {table} t ON t.partition = 0 AND t.session_id = u.session_id "
-            f"AND position(u.token IN t.participants) > 0 LIMIT {MOST}"
-        )
-        return len(connection.exec_driver_sql(query, bulk.array_literals(parts)).fetchall())
-    found = 0
-    for start in range(0, len(parts), 10_000):
-        chunk = parts[start : start + 10_000]
-        query = (
-            f"WITH u(session_id, token) AS (VALUES {','.join(['(?,?)'] * len(chunk))}) "
-            f"SELECT 1 FROM u CROSS JOIN {table} t ON t.partition = 0 "
-            "AND t.session_id = u.session_id AND instr(t.participants, u.token) > 0 "
-            f"LIMIT {MOST}"
-        )
-        values = tuple(value for part in chunk for value in part)
-        found += len(connection.exec_driver_sql(query, values).fetchall())
-    return found
+def by_named(column: str) -> Search:
+    """Rows of a session that goes on in which one of these people is named among others."""
+    return lambda connection, table, reach: _naming(connection, table, column, list(reach.parts))
 
 
 def by_owner(connection: Connection, table: str, reach: Reach) -> int:
@@ -106,6 +85,32 @@ def by_copy(connection: Connection, table: str, reach: Reach) -> int:
         f"LIMIT {MOST}"
     )
     return len(bulk.select_in(connection, query, list(reach.sessions)))
+
+
+def _naming(
+    connection: Connection, table: str, column: str, parts: Sequence[tuple[str, str]]
+) -> int:
+    if not parts:
+        return 0
+    if connection.dialect.name == "postgresql":
+        query = (
+            "SELECT 1 FROM unnest(%s::text[], %s::text[]) AS u(session_id, token) "
+            f"JOIN {table} t ON t.partition = 0 AND t.session_id = u.session_id "
+            f"AND position(u.token IN t.{column}) > 0 LIMIT {MOST}"
+        )
+        return len(connection.exec_driver_sql(query, bulk.array_literals(parts)).fetchall())
+    found = 0
+    for start in range(0, len(parts), 10_000):
+        chunk = parts[start : start + 10_000]
+        query = (
+            f"WITH u(session_id, token) AS (VALUES {','.join(['(?,?)'] * len(chunk))}) "
+            f"SELECT 1 FROM u CROSS JOIN {table} t ON t.partition = 0 "
+            f"AND t.session_id = u.session_id AND instr(t.{column}, u.token) > 0 "
+            f"LIMIT {MOST}"
+        )
+        values = tuple(value for part in chunk for value in part)
+        found += len(connection.exec_driver_sql(query, values).fetchall())
+    return found
 
 
 def _count_in(connection: Connection, table: str, column: str, ids: Sequence[Any]) -> int:
@@ -224,15 +229,19 @@ _FACTS_ONLY = "facts: random ids, counts, times, closed names; they stay"
 
 STORES: Mapping[str, Store] = {
     "events": _store(
-        "partition position session_id version topic effective_at recorded_at nonce state",
+        "partition position session_id version topic effective_at recorded_at nonce state leaf",
         _FACTS_ONLY,
         events_without_facts,
         fault=Fault.NOT_A_FACT,
     ),
     "heads": _store("partition position", "a number"),
+    "pruned": _store("partition position leaf pruned_at", "hashes in the place of events"),
+    "tiles": _store("partition level tile hashes", "hashes over the log"),
+    "trees": _store("partition epoch size epoch_leaf", "how far the hashes are"),
+    "checkpoints": _store("partition epoch size root signed_at note", "signed hashes of the log"),
     "sessions": _store(
         "partition session_id version policy phase created_at last_seen_at due_at failures "
-        "owner_subject stored_bytes state",
+        "owner_subject stored_bytes held state",
         "the folded state of sessions that are not erased",
         by_session(),
         by_subject("owner_subject"),
@@ -281,20 +290,21 @@ STORES: Mapping[str, Store] = {
         "count sealed",
         "what sessions store, sealed",
         by_session(),
-        by_participants,
+        by_named("participants"),
         sealed="sealed",
     ),
     "uploads": _store(
         "partition session_id upload_id kind size created_at participants media_type",
         "uploads that were announced",
         by_session(),
-        by_participants,
+        by_named("participants"),
     ),
     "partials": _store(
-        "partition session_id token sealed",
+        "partition session_id token sealed contributors",
         "figures by participant, sealed",
         by_session(),
         by_part,
+        by_named("contributors"),
         sealed="sealed",
     ),
     "access_requests": _store(
@@ -314,6 +324,15 @@ STORES: Mapping[str, Store] = {
         "copies that wait, sealed",
         by_copy,
         sealed="sealed",
+    ),
+    "requests": _store(
+        "partition request_id version status deadline_at due_at failures key target session_id "
+        "sealed state",
+        "requests for erasure; whom one is about stands there sealed until it is verified",
+        sealed="sealed",
+    ),
+    "subject_holds": _store(
+        "partition hold subject ground since until", "holds of people", by_subject()
     ),
     "subject_keys": _store(
         "partition subject kek wrapped",

@@ -20,6 +20,7 @@ _SEALED = (
     ("data_keys", "wrapped"),
     ("access_requests", "wrapped"),
     ("access_parts", "sealed"),
+    ("requests", "sealed"),
 )
 
 

@@ -38,7 +38,12 @@ LEFTOVERS: dict[str, list[dict[str, Any]]] = {
         {"session_id": SHARED, "participants": f"{OTHER} {TOKEN}"},
     ],
     "uploads": [{"session_id": SESSION}, {"session_id": SHARED, "participants": TOKEN}],
-    "partials": [{"session_id": SESSION}, {"session_id": SHARED, "token": TOKEN}],
+    "partials": [
+        {"session_id": SESSION},
+        {"session_id": SHARED, "token": TOKEN},
+        {"session_id": SHARED, "token": "", "contributors": f"{OTHER} {TOKEN}"},
+    ],
+    "subject_holds": [{"subject": SUBJECT}],
     "subject_keys": [{"subject": SUBJECT}, {"subject": SESSION}],
     "data_keys": [{"session_id": SESSION}, {"session_id": SHARED, "token": TOKEN}],
     "access_requests": [{"subject": SUBJECT}],
