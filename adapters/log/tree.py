@@ -99,7 +99,7 @@ class Tree:
             last = standing.position(min(goal, standing.size + BATCH) - 1)
             leaves = list(_leaves(connection, first, last))
             if not leaves:
-                raise CorruptEvent(0, first, "it is missing")
+                raise CorruptEvent(0, first, "it or its leaf is missing")
             changed = merkle.grown(_reader(connection), standing.size, leaves)
         size = standing.size + len(leaves)
         done = self._write(standing, size, changed)
@@ -209,14 +209,16 @@ def _head(connection: Connection) -> int:
 
 
 def _leaves(connection: Connection, first: int, last: int) -> Iterator[bytes]:
-    """The leaves of these positions, up to the first one that is missing."""
+    """The leaves of these positions, up to the first one that is missing or none."""
+    # As bytes: SQLite would fail to read a text that somebody wrote there.
+    leaf = "CAST(leaf AS BLOB)" if connection.dialect.name == "sqlite" else "leaf"
     where = f"WHERE partition = 0 AND position >= {int(first)} AND position <= {int(last)}"
     query = (
-        f"SELECT position, leaf FROM events {where} "
-        f"UNION ALL SELECT position, leaf FROM pruned {where} ORDER BY position"
+        f"SELECT position, {leaf} FROM events {where} "
+        f"UNION ALL SELECT position, {leaf} FROM pruned {where} ORDER BY position"
     )
     for expected, row in enumerate(connection.exec_driver_sql(query), first):
-        if row[0] != expected:
+        if row[0] != expected or row[1] is None or len(row[1]) != merkle.HASH:
             return
         yield bytes(row[1])
 

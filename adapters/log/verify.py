@@ -397,29 +397,49 @@ def _between(first: int, last: int) -> str:
     return f"WHERE partition = 0 AND position >= {int(first)} AND position <= {int(last)}"
 
 
+_COLUMNS = (
+    *("leaf", "session_id", "version", "topic", "effective_at", "recorded_at", "nonce", "state"),
+)
+
+
+def _selected(connection: Connection, *columns: str) -> str:
+    """SQLite keeps whatever somebody writes into a column, and fails to read a text that is none:
+    all comes as bytes."""
+    if connection.dialect.name == "sqlite":
+        return ", ".join(f"CAST({name} AS BLOB)" for name in columns)
+    return ", ".join(columns)
+
+
 def _rows(connection: Connection, first: int, last: int) -> Mapping[int, tuple[bytes, bytes]]:
     """Position -> (the leaf its columns give, the leaf that was written)."""
-    query = (
-        "SELECT position, leaf, session_id, version, topic, effective_at, recorded_at, nonce, "
-        f"state FROM events {_between(first, last)}"
-    )
+    columns = _selected(connection, *_COLUMNS)
+    query = f"SELECT position, {columns} FROM events {_between(first, last)}"
     return {
         row[0]: (_computed(row[2:]), _plain(row[1])) for row in connection.exec_driver_sql(query)
     }
 
 
 def _computed(columns: Sequence[Any]) -> bytes:
-    """SQLite keeps whatever somebody writes into a column: what cannot be hashed has no leaf."""
+    """What cannot be hashed has no leaf."""
     session_id, version, topic, effective_at, recorded_at, nonce, state = columns
     try:
-        nonce, state = bytes(nonce), bytes(state)
         if len(nonce) != 16:
             return b""
         return merkle.leaf_of_row(
-            session_id, version, topic, effective_at, recorded_at, nonce, state
+            _text(session_id),
+            int(version),
+            _text(topic),
+            int(effective_at),
+            int(recorded_at),
+            bytes(nonce),
+            bytes(state),
         )
-    except (TypeError, ValueError, AttributeError, struct.error):
+    except (TypeError, ValueError, struct.error):
         return b""
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()
 
 
 def _plain(value: Any) -> bytes:
@@ -427,7 +447,7 @@ def _plain(value: Any) -> bytes:
 
 
 def _pruned(connection: Connection, first: int, last: int) -> Mapping[int, tuple[bytes, bytes]]:
-    query = f"SELECT position, leaf FROM pruned {_between(first, last)}"
+    query = f"SELECT position, {_selected(connection, 'leaf')} FROM pruned {_between(first, last)}"
     rows = connection.exec_driver_sql(query)
     return {row[0]: (_plain(row[1]), _plain(row[1])) for row in rows}
 
@@ -436,7 +456,8 @@ def _tiled(connection: Connection, first: int, end: int) -> Mapping[int, bytes]:
     """Index -> the leaf that the tree holds."""
     lowest, highest = first // merkle.WIDTH, (end - 1) // merkle.WIDTH
     query = (
-        "SELECT tile, hashes FROM tiles WHERE partition = 0 AND level = 0 "
+        f"SELECT tile, {_selected(connection, 'hashes')} FROM tiles "
+        "WHERE partition = 0 AND level = 0 "
         f"AND tile >= {lowest} AND tile <= {highest}"
     )
     found = {}

@@ -144,6 +144,17 @@ def test_an_altered_row_that_is_not_in_the_tree_yet_is_found(signed: Proven) -> 
     assert signed.found() == [("altered", 703)]
 
 
+@pytest.mark.parametrize("column", [name for name in ALTERED if name != "partition"])
+def test_a_column_that_cannot_be_read_is_found(tmp_path: Path, column: str) -> None:
+    """SQLite keeps whatever somebody writes: here bytes that are neither number nor text."""
+    with open_sql_store(f"sqlite:///{tmp_path / 'lapse.db'}") as store:
+        proven = proven_over(store, tmp_path / "evidence")
+        proven.write(9)
+        proven.checkpoints.make(TEN)
+        store.execute(f"UPDATE events SET {column} = CAST(X'ff00fe' AS TEXT) WHERE position = 5")
+        assert proven.found() == [("altered", 5)]
+
+
 def test_two_exchanged_rows_are_found_in_both_places(signed: Proven) -> None:
     """Their leaves fit them, but the tree says who stood where."""
     signed.store.execute("UPDATE events SET position = -1 WHERE position = 8")
