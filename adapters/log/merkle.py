@@ -148,6 +148,18 @@ def inclusion(read: Read, index: int, size: int) -> list[bytes]:
     return path[::-1]
 
 
+def tiles_for(index: int, size: int) -> list[tuple[int, int]]:
+    """(level, number) of the tiles that a proof of leaf `index` is made of: those above it, and
+    those of the right edge."""
+    found: set[tuple[int, int]] = set()
+    level, at, end = 0, index // WIDTH, size // WIDTH
+    while True:
+        found |= {(level, at), (level, end)}
+        if end == 0:
+            return sorted(found)
+        level, at, end = level + 1, at // WIDTH, end // WIDTH
+
+
 def consistency(read: Read, old: int, new: int) -> list[bytes]:
     """The proof that the tree of `old` leaves is the beginning of that of `new` (RFC 6962, 2.1.2).
 

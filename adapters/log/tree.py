@@ -122,7 +122,7 @@ class Tree:
                     (standing.epoch, size),
                 ).rowcount
             if grown:
-                _save(connection, changed)
+                save_tiles(connection, changed)
         return bool(grown)
 
     # -- roots and proofs -------------------------------------------------------------------------
@@ -142,12 +142,14 @@ class Tree:
 
         Raises ValueError if it does not.
         """
-        with self._engines.snapshot() as connection:
-            standing, read = standing_of(connection), _reader(connection)
+        with self._engines.read() as connection:
+            standing = standing_of(connection)
             size = standing.size if size is None else size
             index = standing.index(position)
             if position < 1 or size > standing.size:
                 raise ValueError("there is no such leaf in a tree of this size")
+            # Within an epoch tiles only grow, so statements of their own see the same tree.
+            read = _reader(connection, merkle.tiles_for(index, size))
             hashes = merkle.inclusion(read, index, size)
             tile, at = divmod(index, merkle.WIDTH)
             leaf = read(0, tile)[at * merkle.HASH : (at + 1) * merkle.HASH]
@@ -186,7 +188,7 @@ class Tree:
             f"INSERT INTO trees (partition, epoch, size, epoch_leaf) VALUES (0, {mark}, 1, {mark})",
             (epoch, first),
         )
-        _save(connection, {(0, 0): first})
+        save_tiles(connection, {(0, 0): first})
 
 
 # -- rows -------------------------------------------------------------------------------------
@@ -223,11 +225,13 @@ def _leaves(connection: Connection, first: int, last: int) -> Iterator[bytes]:
         yield bytes(row[1])
 
 
-def _reader(connection: Connection) -> merkle.Read:
-    """Reads tiles; each one once."""
+def _reader(connection: Connection, likely: Sequence[tuple[int, int]] = ()) -> merkle.Read:
+    """Reads tiles, each one once. likely: which ones, to read them with one statement."""
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
     query = f"SELECT hashes FROM tiles WHERE partition = 0 AND level = {mark} AND tile = {mark}"
-    kept: dict[tuple[int, int], bytes] = {}
+    columns = ("level", "tile", "hashes")
+    rows = bulk.select_rows(connection, tiles, columns[:2], columns, likely)
+    kept = {(level, tile): bytes(hashes) for level, tile, hashes in rows}
 
     def read(level: int, tile: int) -> bytes:
         if (level, tile) not in kept:
@@ -238,7 +242,8 @@ def _reader(connection: Connection) -> merkle.Read:
     return read
 
 
-def _save(connection: Connection, changed: dict[tuple[int, int], bytes]) -> None:
+def save_tiles(connection: Connection, changed: dict[tuple[int, int], bytes]) -> None:
+    """Write tiles, (level, number) -> hashes, over what is there."""
     bulk.insert(
         connection,
         tiles,

@@ -259,7 +259,6 @@ def test_bodies_of_events_go_and_their_proofs_stay(site: Installation) -> None:
     )
     site.wait(days=398)
     with site.serving("--only", "worker"):
-        wait_until(lambda: True, 1, "a moment")
         site.wait(days=4)
         wait_until(
             lambda: databases.value(site.database_url, "SELECT count(*) FROM pruned") >= 80,

@@ -22,6 +22,7 @@ from adapters.log.merkle import (
     leaf_of_row,
     node_hash,
     root,
+    tiles_for,
     verify_consistency,
     verify_inclusion,
 )
@@ -200,6 +201,19 @@ def test_every_leaf_is_proven_in_every_tree_that_holds_it(data: some.DataObject,
     assert verify_inclusion(LEAVES[index], other, size, path, top) == (other == index)
     assert not verify_inclusion(leaf(-1), index, size, path, top)
     assert not verify_inclusion(LEAVES[index], index, size, [*path, top], top)
+
+
+@given(some.data(), some.integers(1, len(LEAVES)))
+def test_a_proof_is_made_of_the_tiles_that_were_foreseen(data: some.DataObject, size: int) -> None:
+    """So they can be read with one statement."""
+    index = data.draw(some.integers(0, size - 1))
+    foreseen = tiles_for(index, size)
+
+    def read(level: int, tile: int) -> bytes:
+        assert (level, tile) in foreseen
+        return WHOLE[level, tile]
+
+    inclusion(read, index, size)
 
 
 @given(some.data(), sizes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import _http_scale, _wrk, http, log
+from tests.benchmarks import _http_scale, _proving, _wrk, http, log, proofs
 from tests.benchmarks import _report as report
 from tests.benchmarks._scale import TINY
 from tests.servers import PostgresServer
@@ -30,6 +30,18 @@ def test_each_part_of_the_benchmark_compares_ours_with_a_peer(
         assert row.ours is not None
         assert row.peer is not None
         assert min(row.ours, row.peer) > 0
+
+
+@pytest.mark.parametrize("part", proofs.PARTS)
+def test_each_part_of_the_benchmark_of_proofs_has_figures(
+    part: str, postgres_server: PostgresServer
+) -> None:
+    """A tree is followed and filled, and asked for proofs."""
+    rows = list(proofs.PARTS[part](_proving.TINY, postgres_server))
+    assert rows
+    for row in rows:
+        assert row.ours is not None
+        assert row.ours > 0
 
 
 @pytest.mark.parametrize(
