@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers import PostgresServer
 
-pytest_plugins = ["pytester", "tests.rows", "tests.skips"]
+pytest_plugins = ["pytester", "tests.deletions", "tests.rows", "tests.skips"]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 KEPT_VARIABLES = {"LAPSE_NO_SKIPS"}  # that of the tests themselves

@@ -443,7 +443,7 @@ class Sessions:
         for one in found:
             with suppress(OnHold):
                 appends.append(self.erasure(one, now, actor, by=by))
-        answers = self._log.append(appends, now)
+        answers = self._log.append(appends, now) if appends else ()
         return frozenset(one.session_id for one in answers if isinstance(one, Appended))
 
     def erasure(self, found: Found, now: int, actor: str, *, by: By = By.REQUEST) -> Append:
