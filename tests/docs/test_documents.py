@@ -29,6 +29,7 @@ from adapters.http.tokens import Role
 from adapters.log import schema
 from adapters.settings import Settings, load_settings
 from adapters.wiring import open_lapse
+from domain.facts import FACTS
 from domain.policy import Applied
 from domain.session import EVENTS, Event
 from projections import tables
@@ -309,6 +310,15 @@ def test_the_reference_has_every_event() -> None:
     }
     own = {code(cells[0])[0]: set(code(cells[1])) for cells in table_rows(found["Policies"])}
     assert own == {Applied.TOPIC: {field.name for field in fields(Applied)} - shared}
+    told = {
+        code(cells[0])[0]: set(code(cells[1]))
+        for cells in table_rows(found["Requests and holds of people"])
+    }
+    assert told == {
+        kind.TOPIC: {field.name for field in fields(kind)} - shared
+        for kind in FACTS
+        if kind.TOPIC.startswith(("request.", "hold."))
+    }
 
 
 def test_the_reference_has_every_table() -> None:
