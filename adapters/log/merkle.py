@@ -11,6 +11,7 @@ that a tree needs to grow. https://c2sp.org/tlog-tiles
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 
 HASH = 32
@@ -102,7 +103,7 @@ def grown(read: Read, size: int, leaves: Iterable[bytes]) -> dict[tuple[int, int
             hashes = b"".join([*kept, *part])
             changed[level, tile] = hashes
             if start + len(part) == WIDTH:
-                above.append(_folded(split(hashes)))
+                above.append(_folded(hashes))
             at += len(part)
             tile, start, kept = tile + 1, 0, []
         level, first, added = level + 1, first // WIDTH, above
@@ -114,13 +115,14 @@ def split(hashes: bytes) -> list[bytes]:
     return [hashes[at : at + HASH] for at in range(0, len(hashes), HASH)]
 
 
-def _folded(hashes: list[bytes]) -> bytes:
-    """The root of a power of two of hashes."""
-    while len(hashes) > 1:
-        hashes = [
-            sha256(b"\1" + hashes[at] + hashes[at + 1]).digest() for at in range(0, len(hashes), 2)
-        ]
-    return hashes[0]
+@lru_cache(maxsize=512)
+def _folded(hashes: bytes) -> bytes:
+    """The root of a power of two of hashes, which stand one behind the other. Kept for a while:
+    proofs in one tree share its right edge and most of its upper levels, half of their work."""
+    while len(hashes) > HASH:
+        pairs = range(0, len(hashes), 2 * HASH)
+        hashes = b"".join([sha256(b"\1" + hashes[at : at + 2 * HASH]).digest() for at in pairs])
+    return hashes
 
 
 # -- roots and proofs -------------------------------------------------------------------------
@@ -200,7 +202,7 @@ def _range(read: Read, first: int, end: int) -> bytes:
     hashes = read(level, tile)[start * HASH : (start + (1 << height)) * HASH]
     if len(hashes) != HASH << height:
         raise TileMissing(level, tile)
-    return _folded(split(hashes))
+    return _folded(hashes)
 
 
 class TileMissing(LookupError):

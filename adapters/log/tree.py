@@ -226,8 +226,9 @@ def _leaves(connection: Connection, first: int, last: int) -> Iterator[bytes]:
 
 
 def _reader(connection: Connection, likely: Sequence[tuple[int, int]] = ()) -> merkle.Read:
-    """Reads tiles, each one once. likely: which ones, to read them with one statement."""
+    """Reads tiles, each one once. likely: which ones, to ask a server once for all of them."""
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    likely = likely if connection.dialect.name == "postgresql" else ()
     query = f"SELECT hashes FROM tiles WHERE partition = 0 AND level = {mark} AND tile = {mark}"
     columns = ("level", "tile", "hashes")
     rows = bulk.select_rows(connection, tiles, columns[:2], columns, likely)
