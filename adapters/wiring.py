@@ -172,6 +172,7 @@ class Lapse:
         return ErasureRequests(
             SqlRequests(self.engines, self.log),
             self.sessions,
+            self.log,
             self.vault,
             self.keyring,
             self.policies,

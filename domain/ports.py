@@ -741,8 +741,8 @@ class RequestStore(Protocol):
         """(session, tokens) wherever a person of this name takes part or is the owner."""
         ...
 
-    def belongings(self, session_id: str, tokens: Sequence[str]) -> "Belongings":
-        """What the vault holds of somebody in one session."""
+    def belongings(self, places: Sequence[tuple[str, tuple[str, ...]]]) -> Mapping[str, Belongings]:
+        """What the vault holds of somebody, by session, given (session, tokens)."""
         ...
 
     def erase(

@@ -70,7 +70,9 @@ def callers(frame: FrameType | None) -> Iterator[Place]:
         frame = frame.f_back
 
 
-_CARRIERS = {("adapters/log/bulk.py", name) for name in ("delete_in", "execute_in", "update")}
+_CARRIERS = {
+    ("adapters/log/bulk.py", name) for name in ("delete_in", "delete_rows", "execute_in", "update")
+}
 
 
 def offence(statement: str, stack: list[Place]) -> str | None:

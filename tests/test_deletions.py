@@ -41,7 +41,9 @@ def text_of(node: ast.AST) -> str:
 def deleting_calls(function: ast.AST) -> Iterator[str]:
     """The tables that calls in a function delete from: `*` for one that is told to it."""
     for node in ast.walk(function):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("delete_in"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("delete_in", "delete_rows")
+        ):
             yield ast.unparse(node.args[1])
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".drop"):
             yield ast.unparse(node.func).removesuffix(".drop")

@@ -60,7 +60,9 @@ def request_erasure(
     """
     row = _submitted(body, request, who, here, key)
     try:
-        row = here.lapse.requests.advance(row.request.id, here.now(), who.actor, most=AT_ONCE)
+        row = here.lapse.requests.advance(
+            row.request.id, here.now(), who.actor, most=AT_ONCE, verify=False
+        )
     except StoreError:
         row = here.lapse.requests.find(row.request.id)  # it is kept, and tried again
     response.headers["Location"] = f"/v1/erasure-requests/{row.request.id}"

@@ -143,6 +143,24 @@ def delete_in(connection: Connection, table: Table, key: str, ids: Sequence[Any]
     return execute_in(connection, sql, ids)
 
 
+def delete_rows(connection: Connection, table: Table, keys: tuple[str, ...], rows: Rows) -> None:
+    """Delete the rows of partition 0 whose `keys` are among `rows`."""
+    if not rows:
+        return
+    if _is_sqlite(connection):
+        found = " AND ".join(f"{name} = ?" for name in keys)
+        statement = f"DELETE FROM {table.name} WHERE partition = 0 AND {found}"
+        connection.exec_driver_sql(statement, list(rows))
+    else:
+        arrays = ",".join(f"%s::{_array_type(table.c[name].type)}[]" for name in keys)
+        found = " AND ".join(f"t.{name} = u.{name}" for name in keys)
+        connection.exec_driver_sql(
+            f"DELETE FROM {table.name} t USING unnest({arrays}) AS u({','.join(keys)}) "
+            f"WHERE t.partition = 0 AND {found}",
+            array_literals(rows),
+        )
+
+
 def execute_in(connection: Connection, sql: str, ids: Sequence[Any]) -> int:
     """Run a statement whose `IN ({ids})` names the ids, any number of them; rows it changed."""
     if not ids:

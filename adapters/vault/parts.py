@@ -11,66 +11,94 @@ from typing import Any
 from sqlalchemy import Connection
 
 from adapters.log import bulk
-from adapters.log.schema import data_keys, items, partials, presence, sessions
+from adapters.log.schema import (
+    data_keys,
+    items,
+    partials,
+    presence,
+    sessions,
+    subject_index,
+    uploads,
+)
 from adapters.vault import item_rows
 from adapters.vault.rows import delete_subjects
 from domain.errors import Conflict
-from domain.ports import NO_CHANGES, Append, Belongings, Changes, Part, Upload
+from domain.ports import NO_CHANGES, Append, Belongings, Changes, ItemHead, Part, Upload
 from domain.session import NEVER
 
 _OF_SESSION = "WHERE partition = 0 AND session_id IN ({ids})"
 
 
-def belongings(connection: Connection, session_id: str, tokens: Sequence[str]) -> Belongings:
-    """What the vault holds of whoever is behind these tokens."""
-    theirs, one = set(tokens), [session_id]
-    names = bulk.select_in(
-        connection, f"SELECT token, subject, role FROM subject_index {_OF_SESSION}", one
-    )
-    members = {row[0] for row in names if row[2] == "participant"}
-    query = f"SELECT token FROM presence {_OF_SESSION}"
-    members |= {row[0] for row in bulk.select_in(connection, query, one)}
-    owner = bulk.select_in(connection, f"SELECT owner_subject FROM sessions {_OF_SESSION}", one)
-    heads = [
-        item_rows.head(row)
-        for row in bulk.select_in(
-            connection, f"SELECT {item_rows.HEAD} FROM items {_OF_SESSION}", one
+def belongings(
+    connection: Connection, places: Sequence[tuple[str, tuple[str, ...]]]
+) -> dict[str, Belongings]:
+    """What the vault holds of whoever is behind the tokens of each (session, tokens)."""
+    ids = sorted({session_id for session_id, _ in places})
+    names = _by_session(connection, "session_id, token, subject, role", "subject_index", ids)
+    present = _by_session(connection, "session_id, token", "presence", ids)
+    owners = _by_session(connection, "session_id, owner_subject", "sessions", ids)
+    heads = _by_session(connection, f"session_id, {item_rows.HEAD}", "items", ids)
+    columns = "session_id, upload_id, kind, size, created_at, participants, media_type"
+    uploaded = _by_session(connection, columns, "uploads", ids)
+    joint = _by_session(connection, "session_id, contributors", "partials", ids, "token = ''")
+    return {
+        session_id: _belongings(
+            session_id,
+            set(tokens),
+            names.get(session_id, []),
+            {row[0] for row in present.get(session_id, ())},
+            next((row[0] for row in owners.get(session_id, ())), None),
+            [item_rows.head(row) for row in heads.get(session_id, ())],
+            [_upload(row) for row in uploaded.get(session_id, ())],
+            next((tuple(row[0].split()) for row in joint.get(session_id, ())), None),
         )
-    ]
-    query = f"SELECT contributors FROM partials {_OF_SESSION} AND token = ''"
-    joint = bulk.select_in(connection, query, one)
+        for session_id, tokens in places
+    }
+
+
+def _by_session(
+    connection: Connection, columns: str, table: str, ids: Sequence[str], which: str = "true"
+) -> dict[str, list[Any]]:
+    """Rows of each session, without its id."""
+    found: dict[str, list[Any]] = {}
+    query = f"SELECT {columns} FROM {table} {_OF_SESSION} AND {which}"
+    for row in bulk.select_in(connection, query, ids):
+        found.setdefault(row[0], []).append(tuple(row[1:]))
+    return found
+
+
+def _belongings(
+    session_id: str,
+    theirs: set[str],
+    names: Sequence[tuple[str, str, str]],
+    present: set[str],
+    owner: str | None,
+    heads: Sequence[ItemHead],
+    uploads: Sequence[Upload],
+    contributors: tuple[str, ...] | None,
+) -> Belongings:
+    members = present | {token for token, _, role in names if role == "participant"}
+    concerned = [h for h in heads if len(h.participants) != 1 or theirs & set(h.participants)]
     return Belongings(
         session_id,
         tuple(sorted(theirs)),
-        tuple(sorted(tuple(row) for row in names if row[0] in theirs)),
+        tuple(sorted(name for name in names if name[0] in theirs)),
         len(members - theirs),
-        owner[0][0] if owner else None,
+        owner,
+        tuple(sorted(concerned, key=lambda head: (head.item_id, head.part))),
         tuple(
             sorted(
-                (
-                    head
-                    for head in heads
-                    if len(head.participants) != 1 or theirs & set(head.participants)
-                ),
-                key=lambda head: (head.item_id, head.part),
+                (one for one in uploads if theirs & set(one.participants)),
+                key=lambda upload: upload.upload_id,
             )
         ),
-        tuple(one for one in _uploads(connection, session_id) if theirs & set(one.participants)),
-        tuple(joint[0][0].split()) if joint else None,
+        contributors,
     )
 
 
-def _uploads(connection: Connection, session_id: str) -> list[Upload]:
-    query = (
-        "SELECT upload_id, kind, size, created_at, participants, media_type FROM uploads "
-        f"{_OF_SESSION} ORDER BY upload_id"
-    )
-    return [
-        Upload(id_, kind, size, at, tuple(tokens.split()), media_type)
-        for id_, kind, size, at, tokens, media_type in bulk.select_in(
-            connection, query, [session_id]
-        )
-    ]
+def _upload(row: Any) -> Upload:
+    id_, kind, size, at, tokens, media_type = row
+    return Upload(id_, kind, size, at, tuple(tokens.split()), media_type)
 
 
 def without_members(connection: Connection, appends: Iterable[Append]) -> set[str]:
@@ -120,45 +148,39 @@ def erase(connection: Connection, erased: Sequence[Part], now: int) -> list[str]
     Called only for what `domain/use_cases/erase.py` made, with the sessions and the people locked.
     Raises Conflict if the vault holds something else than what was decided on.
     """
+    if not erased:
+        return []
+    places = [(part.session_id, part.found.tokens) for part in erased]
+    standing = belongings(connection, places)
     for part in erased:
-        if belongings(connection, part.session_id, part.found.tokens) != part.found:
+        if standing[part.session_id] != part.found:
             raise Conflict(part.session_id)
-    for part in erased:
-        _erase(connection, part, now)
+    _delete(connection, erased)
+    _rewrite(connection, erased)
+    _write_joint(connection, erased)
+    _look_again(connection, erased, now)
     return delete_subjects(connection, sorted({s for part in erased for s in part.found.subjects}))
 
 
-def _erase(connection: Connection, part: Part, now: int) -> None:
-    found, session_id = part.found, part.session_id
-    for table in ("presence", "subject_index", "data_keys", "partials"):
-        _delete(connection, table, session_id, "token", found.tokens)
-    _delete(connection, "items", session_id, "item_id", (*part.items, *part.uploads))
-    _delete(connection, "uploads", session_id, "upload_id", part.uploads)
-    _rewrite(connection, part)
-    _write_joint(connection, part)
-    if part.owned_by is not None:
-        statement = f"UPDATE sessions SET owner_subject = NULL {_OF_SESSION}"
-        bulk.execute_in(connection, statement, [session_id])
-    # Their presence may have been what kept the session from ending: look again.
-    least = "min" if connection.dialect.name == "sqlite" else "least"
-    setting = f"{{column}} = {least}(coalesce(sessions.due_at, {NEVER}), {{value}})"
-    bulk.update(connection, sessions, ("session_id",), ("due_at",), [(session_id, now)], setting)
+def _delete(connection: Connection, erased: Sequence[Part]) -> None:
+    """Rows and keys of the person; what they were the only one of, or what may not stay."""
+    theirs = [(part.session_id, token) for part in erased for token in part.found.tokens]
+    for table in (presence, subject_index, data_keys, partials):
+        bulk.delete_rows(connection, table, ("session_id", "token"), theirs)
+    stored = [(part.session_id, one) for part in erased for one in (*part.items, *part.uploads)]
+    bulk.delete_rows(connection, items, ("session_id", "item_id"), stored)
+    announced = [(part.session_id, one) for part in erased for one in part.uploads]
+    bulk.delete_rows(connection, uploads, ("session_id", "upload_id"), announced)
+    joint = [
+        (part.session_id, "")
+        for part in erased
+        if part.partial is None and part.found.contributors is not None
+    ]
+    bulk.delete_rows(connection, partials, ("session_id", "token"), joint)
 
 
-def _delete(
-    connection: Connection, table: str, session_id: str, column: str, ids: Sequence[str]
-) -> None:
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    statement = (
-        f"DELETE FROM {table} WHERE partition = 0 AND session_id = {mark} AND {column} = {mark}"
-    )
-    for one in ids:
-        connection.exec_driver_sql(statement, (session_id, one))
-
-
-def _rewrite(connection: Connection, part: Part) -> None:
+def _rewrite(connection: Connection, erased: Sequence[Part]) -> None:
     """Items and uploads that stay, without the person."""
-    columns = ("participants", "size", "count", "sealed")
     rows: list[tuple[Any, ...]] = [
         (
             part.session_id,
@@ -169,25 +191,25 @@ def _rewrite(connection: Connection, part: Part) -> None:
             item.head.count,
             item.sealed,
         )
+        for part in erased
         for item in part.rewritten
     ]
     key = ("session_id", "item_id", "part")
-    bulk.update(connection, items, key, columns, rows)
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    for table in ("uploads", "items"):
-        column = "upload_id" if table == "uploads" else "item_id"
-        for upload in part.renamed:
-            connection.exec_driver_sql(
-                f"UPDATE {table} SET participants = {mark} "
-                f"WHERE partition = 0 AND session_id = {mark} AND {column} = {mark}",
-                (item_rows.joined(upload), part.session_id, upload.upload_id),
-            )
+    bulk.update(connection, items, key, ("participants", "size", "count", "sealed"), rows)
+    renamed = [
+        (part.session_id, upload.upload_id, item_rows.joined(upload))
+        for part in erased
+        for upload in part.renamed
+    ]
+    for table, column in ((uploads, "upload_id"), (items, "item_id")):
+        bulk.update(connection, table, ("session_id", column), ("participants",), renamed)
 
 
-def _write_joint(connection: Connection, part: Part) -> None:
+def _write_joint(connection: Connection, erased: Sequence[Part]) -> None:
     """The joint figures, and the keys that seal what was rewritten."""
     rows = [
         (key.session_id, str(key.tier), key.token, key.subject.subject, key.wrapped)
+        for part in erased
         for key in part.keys
     ]
     bulk.insert(
@@ -198,13 +220,20 @@ def _write_joint(connection: Connection, part: Part) -> None:
         "ON CONFLICT (partition, session_id, tier, token, subject) "
         "DO UPDATE SET wrapped = excluded.wrapped",
     )
-    if part.partial is not None:
-        bulk.insert(
-            connection,
-            partials,
-            item_rows.PARTIAL,
-            [item_rows.partial_row(part.session_id, part.partial)],
-            item_rows.PARTIAL_UPSERT,
-        )
-    elif part.found.contributors is not None:
-        _delete(connection, "partials", part.session_id, "token", ("",))
+    figures = [
+        item_rows.partial_row(part.session_id, part.partial)
+        for part in erased
+        if part.partial is not None
+    ]
+    bulk.insert(connection, partials, item_rows.PARTIAL, figures, item_rows.PARTIAL_UPSERT)
+
+
+def _look_again(connection: Connection, erased: Sequence[Part], now: int) -> None:
+    """Their presence may have been what kept a session from ending; and it may have been theirs."""
+    ownerless = [part.session_id for part in erased if part.owned_by is not None]
+    statement = f"UPDATE sessions SET owner_subject = NULL {_OF_SESSION}"
+    bulk.execute_in(connection, statement, ownerless)
+    least = "min" if connection.dialect.name == "sqlite" else "least"
+    setting = f"{{column}} = {least}(coalesce(sessions.due_at, {NEVER}), {{value}})"
+    rows = [(part.session_id, now) for part in erased]
+    bulk.update(connection, sessions, ("session_id",), ("due_at",), rows, setting)

@@ -4,7 +4,7 @@ A request is one row: its folded state, when to look at it next, and, sealed und
 whom it is about. What happens to it stands in the log, written in the same transaction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -166,9 +166,9 @@ class SqlRequests:
         with self._engines.read() as connection:
             return _of_subject(connection, lookup)
 
-    def belongings(self, session_id: str, tokens: Sequence[str]) -> Belongings:
+    def belongings(self, places: Sequence[tuple[str, tuple[str, ...]]]) -> Mapping[str, Belongings]:
         with self._engines.snapshot() as connection:
-            return parts.belongings(connection, session_id, tokens)
+            return parts.belongings(connection, places)
 
     def erase(
         self,

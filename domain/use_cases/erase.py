@@ -122,9 +122,7 @@ def part(session: Session, found: Belongings, rewrite: Rewrite, now: int) -> Par
     It is no event of the session, so that the log does not connect the sessions of whoever goes.
     Raises OnHold.
     """
-    until = session.held_until(now)
-    if until != now:
-        raise OnHold(session.id, until)
+    must_not_be_held(session, now)
     return Part(
         found=found,
         items=rewrite.items,
@@ -138,3 +136,10 @@ def part(session: Session, found: Belongings, rewrite: Rewrite, now: int) -> Par
         holds=session.holds_of_people,
         version=session.version,
     )
+
+
+def must_not_be_held(session: Session, now: int) -> None:
+    """Raises OnHold."""
+    until = session.held_until(now)
+    if until != now:
+        raise OnHold(session.id, until)

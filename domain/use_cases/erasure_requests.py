@@ -29,7 +29,9 @@ from domain.ports import (
     Append,
     Belongings,
     DataKey,
+    Found,
     Keyring,
+    Log,
     Part,
     Pending,
     RequestRow,
@@ -39,7 +41,7 @@ from domain.ports import (
     Verifier,
 )
 from domain.session import SCHEDULER, Scope
-from domain.use_cases.erase import part
+from domain.use_cases.erase import must_not_be_held, part
 from domain.use_cases.policies import PolicyBook
 from domain.use_cases.redact import Redaction
 from domain.use_cases.sessions import ATTEMPTS, Sessions
@@ -99,6 +101,7 @@ class ErasureRequests:
         self,
         requests: RequestStore,
         sessions: Sessions,
+        log: Log,
         vault: Vault,
         keyring: Keyring,
         policies: PolicyBook,
@@ -109,6 +112,7 @@ class ErasureRequests:
     ) -> None:
         self._requests = requests
         self._sessions = sessions
+        self._log = log
         self._keyring = keyring
         self._policies = policies
         self._redaction = Redaction(vault, keyring, summaries)
@@ -254,17 +258,25 @@ class ErasureRequests:
         return self._requests.overdue(now)
 
     def advance(
-        self, request_id: str, now: int, actor: str = SCHEDULER, *, most: int | None = None
+        self,
+        request_id: str,
+        now: int,
+        actor: str = SCHEDULER,
+        *,
+        most: int | None = None,
+        verify: bool = True,
     ) -> RequestRow:
-        """Move a request as far as it goes now, or as `most` transactions bring it; why it stops
-        stands in it.
+        """Move a request as far as it goes now; why it stops stands in it.
+
+        most: transactions that delete, at most. verify: whether the stores are read back at once,
+        or later by whoever looks next.
 
         Raises RequestUnknown, Conflict; StoreError: then `failed` may note it.
         """
         row = self.find(request_id)
         if row.request.status is Status.REQUESTED:
             row = self._carried_out(row, now, actor, most)
-        if row.request.status is Status.EXECUTED:
+        if row.request.status is Status.EXECUTED and verify:
             row = self._verified(row, now)
         if row.request.status is Status.VERIFIED:
             row = self._finished(row, now)
@@ -346,8 +358,9 @@ class ErasureRequests:
         """Where there is something of theirs still."""
         if identifiers.name:
             return list(self._requests.of_subject(self._lookup(identifiers)))
-        found = self._requests.belongings(identifiers.session, [identifiers.token])
-        return [(identifiers.session, (identifiers.token,))] if found.names else []
+        place = (identifiers.session, (identifiers.token,))
+        found = self._requests.belongings([place])
+        return [place] if found[identifiers.session].names else []
 
     def _step(
         self,
@@ -359,36 +372,30 @@ class ErasureRequests:
         wholes: list[Append] = []
         erased: list[Part] = []
         held = False
-        for session_id, tokens in places:
-            if len(wholes) + len(erased) == BATCH:
+        for start in range(0, len(places), BATCH):
+            page = places[start : start + BATCH]
+            found = self._log.find([session_id for session_id, _ in page])
+            theirs = self._requests.belongings(page)
+            for session_id, _ in page:
+                if session_id not in found:
+                    continue  # erased by somebody else, between two looks
+                try:
+                    if _is_theirs_alone(theirs[session_id], identifiers):
+                        wholes.append(self._sessions.erasure(found[session_id], now, actor))
+                    else:
+                        erased.append(self._part(found[session_id], theirs[session_id], now))
+                except OnHold:
+                    held = True
+            if wholes or erased:
                 break
-            try:
-                self._take(session_id, tokens, identifiers, now, actor, wholes, erased)
-            except OnHold:
-                held = True
-            except (SessionErased, SessionNotFound):
-                continue  # by somebody else, between two looks
         return _Step(tuple(wholes), tuple(erased), held)
 
-    def _take(
-        self,
-        session_id: str,
-        tokens: Sequence[str],
-        identifiers: _Identifiers,
-        now: int,
-        actor: str,
-        wholes: list[Append],
-        erased: list[Part],
-    ) -> None:
-        found = self._sessions.find(session_id)
-        theirs = self._requests.belongings(session_id, tokens)
-        if _is_theirs_alone(theirs, identifiers):
-            wholes.append(self._sessions.erasure(found, now, actor))
-            return
+    def _part(self, found: Found, theirs: Belongings, now: int) -> Part:
+        versions = self._policies.versions(found.session.policy)
+        must_not_be_held(found.session, now)  # before anything is opened
         session = self._sessions.seen_as(found, now).session
-        versions = self._policies.versions(session.policy)
         rewrite = self._redaction.rewrite(session, versions, theirs, now)
-        erased.append(part(found.session, theirs, rewrite, now))
+        return part(found.session, theirs, rewrite, now)
 
     def _settlement(
         self, row: RequestRow, step: _Step, now: int, actor: str, *, last: bool
@@ -415,7 +422,7 @@ class ErasureRequests:
                 replace(
                     row,
                     request=project(row.request, facts),
-                    due_at=now,
+                    due_at=now if self._scanner is not None or not last else now + LOOK_AGAIN,
                     failures=0,
                     target=None if last else row.target,
                     sealed=sealed,
@@ -429,18 +436,22 @@ class ErasureRequests:
     def _verified(self, row: RequestRow, now: int) -> RequestRow:
         executed_at = row.request.executed_at
         if self._verifier is None or executed_at is None:
-            return self._save(row, (), now, now + LOOK_AGAIN)
+            return row if self._waits(row, now) else self._save(row, (), now, now + LOOK_AGAIN)
         result = self._verifier.verify(self.reach(row), executed_at, now)
         if isinstance(result, Pending):
-            return self._save(row, (), now, now + VERIFY_AGAIN)
+            return row if self._waits(row, now) else self._save(row, (), now, now + VERIFY_AGAIN)
         if not result.ok:
             return self._wait(row, Waiting.RESIDUE, now)
         facts = row.request.verify(result.stores, now, SCHEDULER)
-        return self._save(replace(row, failures=0), facts, now, now, forget=True)
+        due_at = now + LOOK_AGAIN
+        return self._save(replace(row, failures=0), facts, now, due_at, forget=True)
+
+    def _waits(self, row: RequestRow, now: int) -> bool:
+        return row.due_at is not None and row.due_at > now
 
     def _finished(self, row: RequestRow, now: int) -> RequestRow:
         if set(row.keks) & set(self._keks()):
-            return self._save(row, (), now, now + LOOK_AGAIN)
+            return row if self._waits(row, now) else self._save(row, (), now, now + LOOK_AGAIN)
         facts = row.request.finish(len(row.keks), now, SCHEDULER)
         return self._save(row, facts, now, None)
 

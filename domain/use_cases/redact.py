@@ -70,6 +70,7 @@ class _Work:
     renamed: list[Upload] = field(default_factory=list)
     contents: dict[tuple[str, int], tuple[ItemHead, bytearray]] = field(default_factory=dict)
     heads: dict[tuple[str, int], ItemHead] = field(default_factory=dict)
+    keys: dict[Scope, DataKey | None] = field(default_factory=dict)
     touched: set[Scope] = field(default_factory=set)
 
 
@@ -126,7 +127,7 @@ class Redaction:
     def _redact(
         self, session_id: str, head: ItemHead, others: tuple[str, ...], gone: set[str], work: _Work
     ) -> None:
-        plaintext = self._opened(session_id, head)
+        plaintext = self._opened(session_id, head, work)
         records = json.loads(plaintext)
         kept = [record for record in records if not names(record, gone)]
         place = (head.item_id, head.part)
@@ -140,9 +141,15 @@ class Redaction:
             work.touched.add(head.scope)
         plaintext[:] = bytes(len(plaintext))
 
-    def _opened(self, session_id: str, head: ItemHead) -> bytearray:
+    def _key(self, session_id: str, tier: Scope, work: _Work) -> DataKey | None:
+        """The joint key of a tier as it was, read once."""
+        if tier not in work.keys:
+            work.keys[tier] = self._vault.data_keys(session_id, tier, "").get("")
+        return work.keys[tier]
+
+    def _opened(self, session_id: str, head: ItemHead, work: _Work) -> bytearray:
         item = self._vault.item(session_id, head.item_id, head.part)
-        key = self._vault.data_keys(session_id, head.scope, head.token).get(head.token)
+        key = self._key(session_id, head.scope, work)
         if item is None or key is None:
             return bytearray(b"[]")  # gone meanwhile: whoever writes this is told to decide again
         return self._keyring.open(key, head.item_id, str(head.part), item.sealed)
@@ -189,7 +196,7 @@ class Redaction:
                 continue
             place = (head.item_id, head.part)
             rewritten = work.contents.get(place)
-            plaintext = rewritten[1] if rewritten else self._opened(session_id, head)
+            plaintext = rewritten[1] if rewritten else self._opened(session_id, head, work)
             records = json.loads(plaintext)
             partial = self._summaries.add(policy.summary, partial, records, head.stored_at)
             if rewritten is None:
@@ -214,7 +221,7 @@ class Redaction:
             if not head.token and head.item_id not in (*work.items, *work.uploads)
         ]
         for tier in sorted(work.touched):
-            key = self._vault.data_keys(session.id, tier, "").get("")
+            key = self._key(session.id, tier, work)
             size = sum(head.size for head in left if head.scope is tier)
             if key is not None and size <= MOST_RESEALED:
                 subject = replace(key.subject, fresh=False)
@@ -250,7 +257,7 @@ class Redaction:
         keys: Mapping[Scope, DataKey],
     ) -> Item:
         known = work.contents.get((head.item_id, head.part))
-        changed, plaintext = known or (changed, self._opened(session_id, head))
+        changed, plaintext = known or (changed, self._opened(session_id, head, work))
         key = keys.get(head.scope) or self._vault.data_keys(session_id, head.scope, "")[""]
         sealed = self._keyring.seal(key, head.item_id, str(head.part), plaintext)
         plaintext[:] = bytes(len(plaintext))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import _http_scale, _proving, _wrk, http, log, proofs
+from tests.benchmarks import _http_scale, _proving, _wrk, erasure, http, log, proofs
 from tests.benchmarks import _report as report
 from tests.benchmarks._scale import TINY
 from tests.servers import PostgresServer
@@ -56,6 +56,13 @@ def test_each_part_of_the_benchmark_of_http_has_figures(
     for row in rows:
         assert row.ours is not None
         assert row.ours > 0
+
+
+def test_the_benchmark_of_erasure_has_figures(postgres_server: PostgresServer) -> None:
+    """A person is erased beside 10 000 events and beside 100 000."""
+    rows = list(erasure.PARTS["subject"](erasure.TINY, postgres_server))
+    assert len(rows) == 3
+    assert all(row.ours is not None and row.ours > 0 for row in rows)
 
 
 def test_the_benchmark_prints_the_rows_that_its_readers_expect() -> None:

@@ -161,6 +161,7 @@ def another_process(store: SqlStore, keyring: FileKeyring, scan: Scan | None = N
     requests = ErasureRequests(
         requested,
         sessions,
+        store.log,
         vault,
         keyring,
         policies,
