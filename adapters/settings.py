@@ -48,8 +48,12 @@ def _default_database() -> str:
     return f"sqlite:///{_xdg('XDG_DATA_HOME', '.local/share') / 'lapse' / 'db' / 'lapse.db'}"
 
 
+def _config_folder() -> Path:
+    return _xdg("XDG_CONFIG_HOME", ".config") / "lapse"
+
+
 def _default_keys() -> str:
-    return (_xdg("XDG_CONFIG_HOME", ".config") / "lapse" / "keys").as_uri()
+    return (_config_folder() / "keys").as_uri()
 
 
 class Settings(BaseSettings):
@@ -69,6 +73,13 @@ class Settings(BaseSettings):
         description="Folder of the key files, file:///path, or a key of HashiCorp Vault, "
         "vault+https://host:port/v1/transit/keys/NAME. The folder is never below the database's: a "
         "copy of that folder would then hold both the sealed data and its keys.",
+    )
+    ledger_url: str | None = Field(
+        default=None,
+        description="Where the erasure ledger is: a folder, file:///path, or s3://bucket/prefix "
+        "for several machines (credentials in the usual AWS_* variables). By default the folder "
+        "`ledger` beside the key folder. Never below the database's folder, and never restored "
+        "with the database: it tells a restored one what it has forgotten.",
     )
     vault_token: SecretStr | None = Field(
         default=None,
@@ -286,6 +297,15 @@ class Settings(BaseSettings):
                 "vault+https://host:port/v1/transit/keys/NAME"
             )
         return Path(unquote(parts.path))
+
+    @property
+    def ledger(self) -> str:
+        """`ledger_url`, or its default."""
+        if self.ledger_url is not None:
+            return self.ledger_url
+        keys = self.key_store
+        folder = keys if isinstance(keys, Path) else _config_folder() / "keys"
+        return (folder.absolute().parent / "ledger").as_uri()
 
     @property
     def key_folder(self) -> Path:

@@ -3,7 +3,7 @@
 import gc
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,18 +15,21 @@ from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.rotation import Rotation
 from adapters.keyring.signing import Signers, origin, public_keys
+from adapters.ledger.opening import open_ledger
 from adapters.log.checkpoint import Checkpoints
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
 from adapters.log.note import VerifierKey
 from adapters.log.pruning import Pruning
+from adapters.log.remembering import Remembering
 from adapters.log.tree import Tree
 from adapters.log.verify import Verifier
 from adapters.log.witness import Witness, parse_witness
 from adapters.notify.alerts import Alerts
 from adapters.presets import PRESETS, preset_text
 from adapters.projector import Projector
+from adapters.restoring import Restoring
 from adapters.settings import Settings, environment
 from adapters.vault.copies import SqlCopies, SqlHoldings
 from adapters.vault.maintenance import Maintenance, Verification
@@ -59,7 +62,8 @@ OPERATOR = "operator"
 
 @dataclass(frozen=True)
 class Lapse:
-    """Everything one process works with. clock: microseconds since the epoch."""
+    """Everything one process works with. clock: microseconds since the epoch. restoring: whether
+    the database was restored, and what follows from it."""
 
     settings: Settings
     engines: Engines
@@ -72,6 +76,7 @@ class Lapse:
     holds: Holds
     projector: Projector
     alerts: Alerts
+    restoring: Restoring
     holder: str
     tree: Tree
     evidence: Evidence | None
@@ -119,6 +124,20 @@ class Lapse:
 
     def clock(self) -> int:
         return self.settings.make_clock()()
+
+    def restore(self, keep_on: Callable[[], bool] = lambda: True) -> None:
+        """Do again what a restored database has forgotten, then record what is configured.
+
+        keep_on: asked between two steps. Raises LedgerTooShort, StoreError, KeyUnavailable.
+        """
+        self.restoring.run(keep_on)
+        if not self.restoring.is_pending:
+            self.record_configured(configured_policies(self.settings))
+
+    def record_configured(self, policies: Sequence[RetentionPolicy]) -> None:
+        """Policies whose configuration changed are in force from now on."""
+        apply_configured(self.log, policies, self.clock(), OPERATOR)
+        rearm_changed(self.log, self.policies.refresh(), self.clock())
 
     def rotation(self) -> Rotation:
         """What rotates the keys of this database."""
@@ -196,14 +215,20 @@ def open_database(settings: Settings) -> Iterator[Engines]:
 
 @contextmanager
 def open_lapse(
-    settings: Settings, *, create: bool = True, applying: Sequence[RetentionPolicy] = ()
+    settings: Settings,
+    *,
+    create: bool = True,
+    applying: Sequence[RetentionPolicy] = (),
+    restore: bool = True,
 ) -> Iterator[Lapse]:
     """Open database, keyring and policies.
 
     create: an empty database becomes one of Lapse, and policies whose configuration changed are
     recorded. Without, this only looks: the environment of somebody who asks changes nothing.
     applying: policies that the caller is about to apply, from when it says; where the same are
-    configured, recording them first would put them in force at once.
+    configured, recording them first would put them in force at once. restore: what a restored
+    database has forgotten is done again before this yields; without, the caller does so with
+    `Lapse.restore` before anything else.
 
     Raises a LapseError that says what is wrong before anything is written.
     """
@@ -218,14 +243,15 @@ def open_lapse(
     with open_database(settings) as engines:
         require_current(engines, create=create)
         keyring = open_keyring(engines, settings.key_store, database, clock())
-        log = SqlLog(engines, clock, erased=keyring.forget_subjects)
+        alerts = Alerts()
+        ledger = Remembering(
+            open_ledger(settings.ledger, store_of(engines), database),
+            lambda well: alerts.end("ledger") if well else alerts.begin("ledger"),
+        )
+        log = SqlLog(engines, clock, keyring.forget_subjects, ledger)
+        restoring = Restoring(engines, ledger, keyring.keks, clock, erased=keyring.forget_subjects)
         try:
             book = PolicyBook(log)
-            if create:
-                configured = [policy for policy in policies if policy not in applying]
-                apply_configured(log, configured, clock(), OPERATOR)
-                rearm_changed(log, book.refresh(), clock())
-            book.refresh()
             vault = SqlVault(engines)
             evidence = _evidence(settings, database)
             sessions = Sessions(log, vault, keyring, book)
@@ -241,15 +267,23 @@ def open_lapse(
                 items=Items(vault, keyring, book, sessions, AggregateSummaries()),
                 holds=Holds(SqlHolds(engines, log), requests, sessions, keyring),
                 projector=Projector(engines, log, PROJECTIONS, clock),
-                alerts=Alerts(),
+                alerts=alerts,
+                restoring=restoring,
                 holder=f"{os.getpid()}-{secrets.token_hex(4)}",
                 tree=Tree(engines),
                 evidence=evidence,
             )
             if create:
                 _ = lapse.signers  # made, or refused, before anything is written
+            if create and restore:
+                restoring.run()
+                lapse.record_configured([one for one in policies if one not in applying])
+            elif create:
+                restoring.is_needed()
+            book.refresh()
             yield lapse
             if create:
+                restoring.close()
                 _bring_tree_up(lapse)
         finally:
             log.close()

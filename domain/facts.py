@@ -212,7 +212,42 @@ class HoldReleased(Fact):
     TOPIC: ClassVar[str] = "hold.released.v1"
 
 
+# -- the installation -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EpochOpened(Fact):
+    """The database was found to be an older state of itself: from here on the log is another one.
+
+    Cursors, and checkpoints of the tree, of the epochs before do not count any more. epoch: from 2.
+    known: how far the log reached before, as far as anybody knows. missing: how many entries of the
+    erasure ledger are done again.
+    """
+
+    TOPIC: ClassVar[str] = "log.epoch.v1"
+    epoch: int
+    known: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class KeyDestroyed(Fact):
+    """A key-encryption key is gone, and with it what it wrapped, wherever copies of that are.
+
+    kek: its id. created_at, retired_at: None if nobody noted it. asked_at: when its destruction
+    began; `effective_at` is when it was found to be gone.
+    """
+
+    TOPIC: ClassVar[str] = "key.destroyed.v1"
+    kek: str
+    created_at: int | None
+    retired_at: int | None
+    asked_at: int
+
+
 FACTS: tuple[type[Fact], ...] = (
+    EpochOpened,
+    KeyDestroyed,
     AccessReceived,
     AccessReady,
     AccessSent,

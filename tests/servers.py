@@ -151,10 +151,17 @@ class PostgresServer:
         self._administer(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
         return self.url(name)
 
+    def copy_database(self, url: str, over: str | None = None) -> str:
+        """The URL of a copy of a database that nobody is connected to. over: takes its place."""
+        if over is not None:
+            self.drop_database(over)
+        name = f"lapse_{next(self._numbers)}" if over is None else _name_of(over)
+        self._administer(f"CREATE DATABASE {name} TEMPLATE {_name_of(url)} STRATEGY file_copy")
+        return self.url(name)
+
     def drop_database(self, url: str) -> None:
         """Drop a database made by `create_database`, whoever is still connected to it."""
-        name = url.partition("?")[0].rpartition("/")[2]
-        self._administer(f"DROP DATABASE {name} WITH (FORCE)")
+        self._administer(f"DROP DATABASE {_name_of(url)} WITH (FORCE)")
 
     def url(self, database: str) -> str:
         """The URL of a database of this server, for libpq and SQLAlchemy alike."""
@@ -253,6 +260,10 @@ class PostgresServer:
             return False
         # A killed server leaves its file behind, so the pid must be that of this one.
         return len(lines) > 7 and int(lines[0]) == self.pid and lines[7].strip() == "ready"
+
+
+def _name_of(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 def find_programs(debian: Path = Path("/usr/lib/postgresql")) -> Path:

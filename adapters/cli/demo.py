@@ -159,6 +159,7 @@ def _fresh(folder: Path) -> Settings:
         update={
             "database_url": f"sqlite:///{(folder / 'db' / 'lapse.db').resolve()}",
             "key_url": (folder / "keys").resolve().as_uri(),
+            "ledger_url": None,
             "log_level": "warning",
         }
     )

@@ -33,12 +33,14 @@ def serving_examples(settings: Settings, folder: Path) -> Iterator[Examples]:
     """The pages, until the block ends. folder: where database and keys go. Raises SettingsInvalid,
     and what else opening raises."""
     from adapters.http.opening import open_tokens  # noqa: PLC0415 - imports FastAPI
+    from adapters.http.server import bind  # noqa: PLC0415
     from adapters.http.tokens import Role  # noqa: PLC0415
 
     own = settings.model_copy(
         update={
             "database_url": f"sqlite:///{(folder / 'db' / 'lapse.db').resolve()}",
             "key_url": (folder / "keys").resolve().as_uri(),
+            "ledger_url": None,
             "pages": True,
             "examples": True,
         }
@@ -47,7 +49,7 @@ def serving_examples(settings: Settings, folder: Path) -> Iterator[Examples]:
     with (
         open_lapse(own) as lapse,
         working(lapse, stop),
-        answering(lapse, "127.0.0.1", 0) as url,
+        answering(lapse, bind("127.0.0.1", 0)) as url,
     ):
         token = open_tokens(lapse).mint(Role.PRODUCER, HOUR, "demo", policies=POLICIES)
         yield Examples(f"{url}/examples/", token)

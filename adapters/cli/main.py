@@ -137,6 +137,7 @@ db.command("clean", epilog=_example("db clean"))(cleaning.clean)
 db.command(
     "search-canaries", epilog=_example("db search-canaries --stdin --folder exports < canaries.txt")
 )(cleaning.search_canaries)
+db.command("restore-check", epilog=_example("db restore-check --json"))(operate.db_restore_check)
 app.add_typer(db, name="db")
 
 

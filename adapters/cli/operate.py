@@ -5,18 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.errors import FAILED, refusals
+from adapters.cli.errors import DONE, FAILED, REFUSED, refusals
 from adapters.cli.look import due_now
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, count_progress, print_json, print_table
 from adapters.clock import format_instant
 from adapters.log.checks import Finding, check_log, rebuild_sessions
 from adapters.log.migrate import Schema, schema_of, upgrade
+from adapters.restoring import Standing, State
 from adapters.scheduler.ticker import log_sweep
 from adapters.vault.holds import state_decoder
 from adapters.wiring import (
     Lapse,
     database_file,
+    has_database,
     make_folder,
     open_database,
     open_lapse,
@@ -260,3 +262,68 @@ def db_rebuild(
             print_json({"rebuilt": rebuilt})
         else:
             print_table("Rebuilt", ("what", "rows or events"), list(rebuilt.items()))
+
+
+def db_restore_check(db: Database = None, as_json: Json = False) -> None:
+    """Say whether this database was restored from a backup, and what follows; writes nothing. Exit
+    code 3 if something has to be done again first, 1 if the erasure ledger must be restored."""
+    with refusals():
+        settings = load(db)
+        standing = _FRESH
+        if has_database(settings):
+            with open_lapse(settings, create=False) as lapse:
+                standing = lapse.restoring.look()
+        if as_json:
+            print_json(_standing_document(standing))
+        else:
+            _show_standing(standing)
+        if (code := _CODE_OF[standing.state]) != DONE:
+            raise typer.Exit(code)
+
+
+_FRESH = Standing(State.FRESH, 0, 0, None, (1, 0), (1, 0))
+_CODE_OF = {
+    State.FRESH: DONE,
+    State.CURRENT: DONE,
+    State.BEHIND: REFUSED,
+    State.OLDER: REFUSED,
+    State.SHORT: FAILED,
+}
+_MEANING = {
+    State.FRESH: "nothing was written yet",
+    State.CURRENT: "it contains all that is known of it",
+    State.BEHIND: "the next `lapse serve`, or command that writes, does again what is missing",
+    State.OLDER: "it is an older state of itself: the next `lapse serve`, or command that writes, "
+    "opens a new epoch and does again what is missing",
+    State.SHORT: "entries of the erasure ledger are missing: restore its newest copy, or set "
+    "LAPSE_LEDGER_URL; until then nothing is served",
+}
+
+
+def _standing_document(standing: Standing) -> dict[str, Any]:
+    return {
+        "state": str(standing.state),
+        "ledger": {
+            "entries": standing.entries,
+            "contained": standing.contained,
+            "missing": standing.missing,
+            "counted": standing.counted,
+        },
+        "log": {
+            "epoch": standing.log[0],
+            "position": standing.log[1],
+            "known_epoch": standing.known[0],
+            "known_position": standing.known[1],
+        },
+    }
+
+
+def _show_standing(standing: Standing) -> None:
+    found = _standing_document(standing)
+    rows = [
+        [part, name, "-" if value is None else value]
+        for part in ("ledger", "log")
+        for name, value in found[part].items()
+    ]
+    print_table(found["state"], ("of", "what", "number"), rows)
+    console.print(_MEANING[standing.state])

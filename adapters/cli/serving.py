@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from socket import socket
 from types import FrameType
 from typing import Annotated
 
@@ -25,7 +26,13 @@ from adapters.scheduler.copies import Copies
 from adapters.scheduler.requests import RequestWorker
 from adapters.scheduler.ticker import Ticker
 from adapters.wiring import Lapse, open_lapse
-from domain.errors import SettingsInvalid
+from domain.errors import (
+    LedgerDamaged,
+    LedgerUnavailable,
+    SettingsInvalid,
+    StoreBusy,
+    StoreUnavailable,
+)
 from domain.ports import SweepCount
 
 _log = structlog.get_logger(component="serve")
@@ -37,6 +44,8 @@ CLEANUP_SECONDS = 5.0
 PRUNE_SECONDS = 10.0
 """How often bodies of events are looked for whose time is over."""
 PARTS = ("api", "worker")
+RESTORE_AGAIN = 1.0
+"""Seconds until what a restored database has forgotten is tried again."""
 
 
 def serve(
@@ -72,7 +81,7 @@ def serve(
         if ready_file is not None:
             _remove(ready_file)  # of a service that was killed: nobody may take it for this one
         try:
-            with open_lapse(load(db, "info")) as lapse:
+            with open_lapse(load(db, "info"), restore=False) as lapse:
                 swept = _serve(lapse, only, host, port, ready_file)
         finally:
             if ready_file is not None:
@@ -101,6 +110,15 @@ def _serve(
         signal.signal(number, on_signal)
     url, ticker = None, None
     with ExitStack() as parts:
+        listening = None
+        if only != "worker":
+            from adapters.http.server import bind  # noqa: PLC0415 - see `answering`
+
+            listening = bind(host, port)
+        restore(lapse, listening, stop)
+        if stop.is_set():
+            return SweepCount()
+        parts.enter_context(repeating("ledger", lapse.restoring.watch, REFRESH_SECONDS))
         parts.enter_context(repeating("forget-keys", lapse.keyring.forget_old, REFRESH_SECONDS))
         if only != "api":
             ticker = parts.enter_context(working(lapse, stop))
@@ -131,8 +149,8 @@ def _serve(
             parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))
         watching = _budgets(lapse, erasing=only != "api")
         parts.enter_context(repeating("budgets", watching.look, budgets.SECONDS, first=0))
-        if only != "worker":
-            url = parts.enter_context(answering(lapse, host, port))
+        if listening is not None:
+            url = parts.enter_context(answering(lapse, listening))
         if ready_file is not None:
             _write_ready(_partial(ready_file), url)
             _partial(ready_file).replace(ready_file)
@@ -181,14 +199,44 @@ def _budgets(lapse: Lapse, *, erasing: bool) -> Budgets:
     )
 
 
+def restore(lapse: Lapse, listening: socket | None, stop: threading.Event) -> None:
+    """Do again what a restored database has forgotten; who asks meanwhile is told to come again.
+
+    Tried again while the database or the ledger are away, until it is told to stop.
+    """
+    with ExitStack() as parts:
+        if lapse.restoring.is_needed():
+            _log.warning("restore", operation="replay", result="begins")
+            if listening is not None:
+                parts.enter_context(_turning_away(listening))
+        while not stop.is_set():
+            try:
+                lapse.restore(lambda: not stop.is_set())
+                break
+            except (StoreBusy, StoreUnavailable, LedgerUnavailable) as error:
+                if isinstance(error, LedgerDamaged):
+                    raise
+                _log.error("restore", operation="replay", result=type(error).__name__)
+                stop.wait(RESTORE_AGAIN)
+
+
 @contextmanager
-def answering(lapse: Lapse, host: str, port: int) -> Iterator[str]:
+def _turning_away(listening: socket) -> Iterator[None]:
+    from adapters.http.restoring import Gate  # noqa: PLC0415 - see `answering`
+    from adapters.http.server import serving  # noqa: PLC0415
+
+    # A second descriptor: the server closes the one it is given, and nobody is refused between.
+    with serving(Gate(None, lambda: True), listening.dup()):
+        yield
+
+
+@contextmanager
+def answering(lapse: Lapse, listening: socket) -> Iterator[str]:
     """The HTTP API; its address."""
     # FastAPI takes half a second to import: only what serves pays for it.
     from adapters.http.opening import open_http  # noqa: PLC0415
-    from adapters.http.server import bind, serving, url_of  # noqa: PLC0415
+    from adapters.http.server import serving, url_of  # noqa: PLC0415
 
-    listening = bind(host, port)
     with open_http(lapse) as app, serving(app, listening, app.state.feed.end):
         yield url_of(listening)
 

@@ -30,6 +30,7 @@ from adapters.http.metrics import Metrics
 from adapters.http.middleware import Recorded, Unforeseen
 from adapters.http.models import ProblemView
 from adapters.http.rates import Rates
+from adapters.http.restoring import Gate
 from adapters.http.service import Service
 
 _AGAIN = {"Retry-After": {"description": "Seconds.", "schema": {"type": "string"}}}
@@ -132,6 +133,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.add_middleware(
         Recorded, requests=service.requests, metrics=app.state.metrics, clock=service.now
     )
+    app.add_middleware(Gate, is_pending=lambda: service.lapse.restoring.is_pending)
     _describe(app)
     return app
 

@@ -13,6 +13,11 @@ from adapters.http.problems import Refused
 from domain.ports import PARTITION
 
 
+def epoch_of(store: str, number: int) -> str:
+    """How cursors name an epoch of a database. The first is named as before there were others."""
+    return store if number == 1 else f"{store}.{number}"
+
+
 def cursor(epoch: str, position: int) -> str:
     """The cursor behind `position`."""
     body = orjson.dumps({"e": epoch, "p": {str(PARTITION): position}})

@@ -33,8 +33,8 @@ def open_http(lapse: Lapse) -> Iterator[FastAPI]:
         repeating("forget", lambda: requests.forget(lapse.clock()), FORGET_SECONDS, first=0),
         Feed(lapse.log, lapse.engines) as feed,
     ):
-        epoch = store_of(lapse.engines)
-        yield create_app(Service(lapse, tokens, requests, heartbeats, epoch), feed)
+        store = store_of(lapse.engines)
+        yield create_app(Service(lapse, tokens, requests, heartbeats, store), feed)
 
 
 def open_tokens(lapse: Lapse) -> Tokens:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from domain.errors import SettingsInvalid
 
@@ -39,7 +39,7 @@ def url_of(listening: socket.socket) -> str:
 
 @contextmanager
 def serving(
-    app: FastAPI, listening: socket.socket, end_streams: Callable[[], None] = lambda: None
+    app: ASGIApp, listening: socket.socket, end_streams: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Answers requests until the block ends; then finishes what it took.
 

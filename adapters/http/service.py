@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection, Request
 
 from adapters.documents import session_document
 from adapters.http.access import may_touch
+from adapters.http.cursors import epoch_of
 from adapters.http.heartbeats import Heartbeats
 from adapters.http.problems import Refused
 from adapters.http.requests import RequestLog
@@ -26,15 +27,20 @@ from domain.use_cases.sessions import View
 class Service:
     """Everything one HTTP process works with.
 
-    epoch: of the log, for cursors. requests: the log of requests. heartbeats: takes
-    those that come one by one.
+    requests: the log of requests. heartbeats: takes those that come one by one. store: the random
+    id of the database.
     """
 
     lapse: Lapse
     tokens: Tokens
     requests: RequestLog
     heartbeats: Heartbeats
-    epoch: str
+    store: str
+
+    @property
+    def epoch(self) -> str:
+        """Of the log, for cursors."""
+        return epoch_of(self.store, self.lapse.restoring.epoch)
 
     def now(self) -> int:
         return self.lapse.clock()

@@ -22,12 +22,12 @@ from typing import Any
 import orjson
 
 from adapters.keyring.aead import KEY, seal, unseal, wiping
-from adapters.keyring.keks import Kek, Placed, WrappedKey
+from adapters.keyring.keks import Counter, Kek, Placed, WrappedKey
 from adapters.keyring.keyring import Keyring
 from domain.errors import KeyUnavailable, SealBroken
 
 _FORMAT = "lapse/keys/v3"
-_SECOND_FORMAT = "lapse/keys/v2"  # without what signs
+_SECOND_FORMAT = "lapse/keys/v2"  # without what signs, and counts nothing
 _FIRST_FORMAT = "lapse/keys/v1"  # keks are keys alone, without times
 
 
@@ -43,12 +43,14 @@ class FileKek:
 @dataclass(frozen=True)
 class Content:
     """What a key file holds. keks: the newest last. lookup_secret: for keyed hashes. signing: seeds
-    of signing keys by purpose; none in a file of an earlier version."""
+    of signing keys by purpose; none in a file of an earlier version. counter: how far ledger and
+    log reached (None: nobody noted it)."""
 
     store: str
     keks: Mapping[str, FileKek]
     lookup_secret: bytes
     signing: Mapping[str, bytes] = field(default_factory=dict)
+    counter: Counter | None = None
 
 
 class KeyFile:
@@ -94,11 +96,11 @@ class KeyFile:
     def rotate(self, now: int) -> str:
         name = secrets.token_hex(16)
         fresh = FileKek(secrets.token_bytes(KEY), created_at=now)
-        self._change(lambda keks: {**keks, name: fresh})
+        self._change_keks(lambda keks: {**keks, name: fresh})
         return name
 
     def retire(self, keks: Collection[str], now: int) -> None:
-        self._change(
+        self._change_keks(
             lambda known: {
                 name: replace(one, retired_at=now) if name in keks else one
                 for name, one in known.items()
@@ -107,7 +109,7 @@ class KeyFile:
 
     def destroy(self, keks: Collection[str]) -> Collection[str]:
         gone = set(keks) - {self.keks()[-1].id}
-        self._change(lambda known: {n: one for n, one in known.items() if n not in gone})
+        self._change_keks(lambda known: {n: one for n, one in known.items() if n not in gone})
         return gone
 
     def signing_seeds(self, purposes: frozenset[str], *, make: bool) -> Mapping[str, bytes]:
@@ -117,8 +119,22 @@ class KeyFile:
         """
         if make and purposes - self._newest().signing.keys():
             made = {purpose: secrets.token_bytes(KEY) for purpose in purposes}
-            self._rewrite(lambda content: replace(content, signing={**made, **content.signing}))
+            self._change(lambda content: replace(content, signing={**made, **content.signing}))
         return self._content.signing
+
+    def counter(self) -> Counter | None:
+        return self._newest().counter
+
+    def note_counter(self, counter: Counter) -> None:
+        """Never less than another process noted."""
+
+        def further(content: Content) -> Content:
+            known = content.counter or counter
+            entries = max(known.entries, counter.entries)
+            reach = max(known[1:], counter[1:])
+            return replace(content, counter=Counter(entries, *reach))
+
+        self._change(further)
 
     def check_value(self) -> tuple[str, bytes]:
         name = self.keks()[-1].id
@@ -159,14 +175,16 @@ class KeyFile:
                 self._content, self._seen = content, signature
         return self._content
 
-    def _change(self, change: Callable[[Mapping[str, FileKek]], Mapping[str, FileKek]]) -> None:
-        """With other KEKs. Raises KeyUnavailable."""
-        self._rewrite(lambda content: replace(content, keks=change(content.keks)))
+    def _change_keks(
+        self, change: Callable[[Mapping[str, FileKek]], Mapping[str, FileKek]]
+    ) -> None:
+        self._change(lambda content: replace(content, keks=change(content.keks)))
 
-    def _rewrite(self, change: Callable[[Content], Content]) -> None:
+    def _change(self, change: Callable[[Content], Content]) -> None:
         """Write the file anew, while no other process does. Raises KeyUnavailable."""
         with _locked(self._path):
-            changed = change(_read(self._path, self._content.store))
+            content = _read(self._path, self._content.store)
+            changed = change(content)
             _replace(self._path, _encoded(changed))
             self._content, self._seen = changed, _signature(self._path)
 
@@ -266,12 +284,25 @@ def _decoded(body: bytes) -> Content | None:
         signing = {
             purpose: bytes.fromhex(seed) for purpose, seed in fields.get("signing", {}).items()
         }
-        content = Content(fields["store"], keks, bytes.fromhex(fields["lookup_secret"]), signing)
+        counter = _decoded_counter(fields.get("counter"))
+        content = Content(
+            fields["store"], keks, bytes.fromhex(fields["lookup_secret"]), signing, counter
+        )
         secret = [*(one.key for one in keks.values()), content.lookup_secret, *signing.values()]
         known = fields["format"] in (_FORMAT, _SECOND_FORMAT, _FIRST_FORMAT)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return content if known and keks and all(len(key) == KEY for key in secret) else None
+
+
+def _decoded_counter(fields: Mapping[str, Any] | None) -> Counter | None:
+    """Raises ValueError, KeyError or TypeError."""
+    if fields is None:
+        return None
+    counter = Counter(fields["entries"], fields["epoch"], fields["position"])
+    if not all(type(number) is int for number in counter):
+        raise ValueError
+    return counter
 
 
 def _decoded_kek(fields: Mapping[str, Any]) -> FileKek:
@@ -296,6 +327,7 @@ def _encoded(content: Content) -> bytes:
         "keks": keks,
         "lookup_secret": content.lookup_secret.hex(),
         "signing": {purpose: seed.hex() for purpose, seed in content.signing.items()},
+        "counter": content.counter._asdict() if content.counter is not None else None,
     }
     return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
 

@@ -7,7 +7,7 @@ it still open what they wrapped, until they are destroyed.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ class TransitKey:
     token: Callable[[], str]
     ca_file: Path | None = None
     timeout: float = 5.0
+
+
+class Counter(NamedTuple):
+    """How far ledger and log reached, kept where no backup of the database is: entries of the
+    erasure ledger, epoch and position of the log."""
+
+    entries: int
+    epoch: int
+    position: int
 
 
 Placed = tuple[bytes, bytes | bytearray]
@@ -89,6 +98,14 @@ class KekProvider(Protocol):
 
     def destroy(self, keks: Collection[str]) -> Collection[str]:
         """Destroy KEKs that are not current, for good; those that are gone now."""
+        ...
+
+    def counter(self) -> Counter | None:
+        """What was noted last; None if nothing was, or nothing can be kept here."""
+        ...
+
+    def note_counter(self, counter: Counter) -> None:
+        """Keep this, if something can be kept here."""
         ...
 
     def check_value(self) -> tuple[str, bytes]:

@@ -22,7 +22,7 @@ import httpx2 as httpx
 import stamina
 
 from adapters.keyring.aead import wiping
-from adapters.keyring.keks import Kek, Placed, TransitKey, WrappedKey
+from adapters.keyring.keks import Counter, Kek, Placed, TransitKey, WrappedKey
 from adapters.keyring.keyring import seconds_since_boot
 from domain.errors import KeyUnavailable, SealBroken
 
@@ -153,6 +153,12 @@ class TransitKeks:
             self._retirements.forget(gone)
             self.look_again()
         return gone
+
+    def counter(self) -> None:
+        """Transit keeps keys and nothing else (docs/decisions/0029)."""
+
+    def note_counter(self, counter: Counter) -> None:
+        """See `counter`."""
 
     def check_value(self) -> tuple[str, bytes]:
         (check,) = self.wrap([(_CHECK, self._store.encode())])

@@ -17,6 +17,7 @@ ALERTS = (
     "checkpoint-failed",
     "request-failed",
     "request-overdue",
+    "ledger",
 )
 """Every alert there is."""
 

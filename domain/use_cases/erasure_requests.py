@@ -422,7 +422,7 @@ class ErasureRequests:
                 replace(
                     row,
                     request=project(row.request, facts),
-                    due_at=now if self._scanner is not None or not last else now + LOOK_AGAIN,
+                    due_at=now if self._verifier is not None or not last else now + LOOK_AGAIN,
                     failures=0,
                     target=None if last else row.target,
                     sealed=sealed,

@@ -18,6 +18,13 @@ def hold() -> None:
         lapse.sessions.hold(session_id, "case-1", Ground.LEGAL_CLAIM, end, now, "operator")
 
 
+def release() -> None:
+    """Release that hold."""
+    _, session_id = sys.argv
+    with open_lapse(load(None)) as lapse:
+        lapse.sessions.release(session_id, "case-1", lapse.clock(), "operator")
+
+
 def follow() -> None:
     """Read the log as it grows, for ever; print page, position, session, version of each event."""
     with open_lapse(load(None), create=False) as lapse:

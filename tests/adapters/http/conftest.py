@@ -123,7 +123,7 @@ def opened_site(database_url: str, key_url: str, folder: Path) -> Iterator[Site]
             closing(opened_heartbeats(lapse)) as heartbeats,
             Feed(lapse.log, lapse.engines) as feed,
         ):
-            service = Service(lapse, tokens, requests, heartbeats, epoch="test")
+            service = Service(lapse, tokens, requests, heartbeats, store="test")
             app = create_app(service, feed)
             with TestClient(app) as client:
                 yield Site(client, lapse, service, clock)

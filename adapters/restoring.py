@@ -1,0 +1,308 @@
+"""Finds out whether the database was restored from a backup, and does again what it has forgotten.
+
+Three things outside the database know more than a backup: the erasure ledger, the key store, which
+keeps how long the ledger and the log were, and what evidence was published. Nothing is served, and
+no command writes, before the ledger is repeated:
+
+    the ledger is shorter than the database or the key store says  -> refused: restore it, too
+    the log is shorter than any of the three says                  -> a new epoch is opened
+    the ledger holds what the database does not contain            -> it is done again, in order
+    an epoch was opened                                            -> the ledger is told, at last
+
+Every step leaves a state from which the next start goes on. Several processes may do this at once:
+each entry is done in the transaction that says it is.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from adapters.keyring.keks import Counter, KekProvider
+from adapters.log import remembering
+from adapters.log.engine import Engines, StoreDeadlock
+from adapters.log.event_log import SqlLog, append_facts
+from adapters.log.remembering import Remembering, Repeating
+from domain.errors import KeyUnavailable, LedgerTooShort, RestorePending, StoreError
+from domain.facts import EpochOpened
+from domain.ledger import Deed, Entry, Kind
+from domain.policy import MINUTE, Versions
+from domain.use_cases.policies import PolicyBook
+from domain.use_cases.restore import LEDGER, apply_again, repeat
+
+_log = structlog.get_logger(component="restore")
+
+PAGE = 500
+STREAM = "log"
+"""Under which facts about the log itself stand in it."""
+_UNTOLD = "epoch-untold"
+"""The row of `meta` that says: an epoch was opened that the ledger does not know of."""
+_IS_UNTOLD = f"SELECT 1 FROM meta WHERE name = '{_UNTOLD}'"  # noqa: S608 - a name of ours
+_NOW_TOLD = f"DELETE FROM meta WHERE name = '{_UNTOLD}'"  # noqa: S608 - a name of ours
+
+Reach = tuple[int, int]
+"""How far a log reaches: epoch and position."""
+
+
+class State(StrEnum):
+    """How a database stands to the ledger and the key store."""
+
+    FRESH = "fresh"  # nothing was ever written
+    CURRENT = "current"
+    BEHIND = "needs-replay"
+    OLDER = "older"  # than the ledger, the key store or the evidence say
+    SHORT = "ledger-too-short"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What was found. entries: in the ledger. contained: of those in the database. counted: what
+    the key store says there were (None: it keeps no count). log: how far it reaches. known: how far
+    it reached, as anybody outside the database knows."""
+
+    state: State
+    entries: int
+    contained: int
+    counted: int | None
+    log: Reach
+    known: Reach
+
+    @property
+    def missing(self) -> int:
+        """How many entries are to be done again."""
+        return max(0, self.entries - self.contained)
+
+
+Redact = Callable[[SqlLog, str, str, int], None]
+"""Erases a person's part again: log to write to, subject, request, now. See `Restoring`."""
+
+
+class Restoring:
+    """Looks after one database.
+
+    remembering: how the ledger is written. keks: the key store, which counts. clock: microseconds.
+    evidence: how far the newest published checkpoint reaches. erased: told which subjects are gone.
+    redact: does entries of the kind
+    `redacted` again; it may be asked twice. on_epoch: called in the transaction that opens one, for
+    the tree.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        ledger: Remembering,
+        keks: KekProvider,
+        clock: Callable[[], int],
+        *,
+        evidence: Callable[[], Reach | None] = lambda: None,
+        erased: Callable[[Collection[str]], None] = lambda subjects: None,
+        redact: Redact | None = None,
+        on_epoch: Callable[[Connection, int], None] = lambda connection, epoch: None,
+    ) -> None:
+        self._engines = engines
+        self._ledger = ledger
+        self._keks = keks
+        self._clock = clock
+        self._evidence = evidence
+        self._erased = erased
+        self._redact = redact
+        self._on_epoch = on_epoch
+        self._noted_at = 0
+        self._noted: Counter | None = None
+        self.epoch = 1
+        self.is_pending = False
+
+    def look(self) -> Standing:
+        """How the database stands; changes nothing. Raises StoreError, KeyUnavailable."""
+        with self._engines.snapshot() as connection:
+            contained = remembering.number_in(connection)
+            self.epoch = remembering.epoch_in(connection)
+            log = (self.epoch, _head(connection))
+            untold = _is_untold(connection)
+        entries = self._ledger.ledger.length()
+        counter = self._keks.counter()
+        known = self._known(entries, contained, counter, log)
+        state = State.CURRENT
+        if entries < max(contained, counter.entries if counter else 0):
+            state = State.SHORT
+        elif known > log:
+            state = State.OLDER
+        elif entries > contained or untold:
+            state = State.BEHIND
+        elif log == (1, 0) and not entries:
+            state = State.FRESH
+        counted = counter.entries if counter else None
+        return Standing(state, entries, contained, counted, log, known)
+
+    def _known(self, entries: int, contained: int, counter: Counter | None, log: Reach) -> Reach:
+        known = [log]
+        if entries > contained:
+            known += [(last.epoch, last.head) for last in self._ledger.ledger.read(entries - 1)]
+        if counter is not None:
+            known.append((counter.epoch, counter.position))
+        if (published := self._evidence()) is not None:
+            known.append(published)
+        return max(known)
+
+    def is_needed(self) -> bool:
+        """Whether something must be done again before anything is served. Raises LedgerTooShort,
+        with what to restore, if entries are missing that others know of."""
+        standing = self.look()
+        _refuse_short(standing)
+        self.is_pending = standing.state not in (State.CURRENT, State.FRESH)
+        return self.is_pending
+
+    def close(self) -> None:
+        """Let the key store count what was done since it was asked last, if that can be known."""
+        try:
+            self.note(self.look())
+        except (StoreError, KeyUnavailable) as error:
+            _log.error("restore", operation="count", result=type(error).__name__)
+
+    def run(self, keep_on: Callable[[], bool] = lambda: True) -> int:
+        """Do again what is missing, until nothing is; how many entries that were. keep_on: asked
+        between two steps. Raises LedgerTooShort, StoreError, KeyUnavailable."""
+        done = 0
+        while keep_on():
+            standing = self.look()
+            self.is_pending = standing.state not in (State.CURRENT, State.FRESH)
+            if not self.is_pending:
+                self._ledger.is_behind = False
+                self.note(standing)
+                break
+            _refuse_short(standing)
+            try:
+                if standing.state is State.OLDER:
+                    self._open_epoch(standing)
+                elif standing.missing:
+                    done += self._repeat(standing, keep_on)
+                else:
+                    self._tell_epoch(standing)
+            except (RestorePending, StoreDeadlock):
+                continue  # another process does the same
+        if done:
+            _log.info("restore", operation="replay", result="done", entries=done)
+        return done
+
+    def watch(self) -> None:
+        """Call it every second: repeats what a failed commit left, keeps the key store's count,
+        notices an epoch that another process opened."""
+        with self._engines.read() as connection:
+            epoch, position = remembering.epoch_in(connection), _head(connection)
+            contained = remembering.number_in(connection)
+        was, self.epoch = self.epoch, epoch
+        noted = self._noted
+        is_older = noted is not None and (epoch, position) < (noted.epoch, noted.position)
+        is_old_count = noted is None or noted.entries != contained
+        is_wrong = self._ledger.is_behind or is_older or epoch != was
+        if is_wrong or is_old_count or self._clock() - self._noted_at > MINUTE:
+            self.run()
+
+    def note(self, standing: Standing) -> None:
+        """Let the key store count how far ledger and log reach."""
+        counter = Counter(standing.entries, *standing.log)
+        if counter != self._keks.counter():
+            self._keks.note_counter(counter)
+        self._noted, self._noted_at = counter, self._clock()
+
+    # -- the steps ----------------------------------------------------------------------------
+
+    def _open_epoch(self, standing: Standing) -> None:
+        epoch = standing.known[0] + 1
+        now = self._clock()
+        fact = EpochOpened(
+            STREAM, epoch, now, "", LEDGER, epoch, standing.known[1], standing.missing
+        )
+        with self._engines.write() as connection:
+            append_facts(connection, [fact], now)
+            # Behind the head, like whoever writes entries: one of several processes opens it.
+            remembering.locked_number(connection)
+            if remembering.epoch_in(connection) != standing.log[0]:
+                raise RestorePending
+            remembering.put(connection, remembering.EPOCH, epoch)
+            remembering.put(connection, _UNTOLD, epoch)
+            self._on_epoch(connection, epoch)
+        _log.warning("restore", operation="open epoch", result="done", epoch=epoch)
+
+    def _tell_epoch(self, standing: Standing) -> None:
+        deed = Deed(Kind.EPOCH, self._clock(), {"epoch": standing.log[0]})
+        with self._engines.write() as connection:
+            remembering.locked_number(connection)
+            if _is_untold(connection):
+                connection.exec_driver_sql(_NOW_TOLD)
+                self._ledger.write(connection, [deed])
+
+    def _repeat(self, standing: Standing, keep_on: Callable[[], bool]) -> int:
+        """Do a page of entries again; how many changed something."""
+        repeating = Repeating()
+        log = SqlLog(self._engines, self._clock, self._erased, repeating)
+        book = PolicyBook(log)
+        page = list(islice(self._ledger.ledger.read(standing.contained), PAGE))
+        _must_follow(page, standing.contained)
+        concerned, done = _concerned(log, page), 0
+        for entry in page:
+            if not keep_on():
+                return done
+            repeating.upto = entry.number
+            if entry.number in concerned:
+                done += self._do_again(log, book, entry)
+        with self._engines.write() as connection:
+            if remembering.locked_number(connection) < page[-1].number:
+                remembering.put_number(connection, page[-1].number)
+        return done
+
+    def _do_again(self, log: SqlLog, book: PolicyBook, entry: Entry) -> bool:
+        now, fields = self._clock(), entry.fields
+        if entry.kind is Kind.POLICY:
+            changed = apply_again(log, entry, now)
+            book.refresh()
+            return changed
+        if entry.kind is Kind.REDACTED:
+            if self._redact is not None:
+                self._redact(log, fields["subject"], fields["request"], now)
+            return True
+        versions: Callable[[str], Versions] = book.versions
+        return repeat(log, versions, entry, now)
+
+
+def _concerned(log: SqlLog, page: Sequence[Entry]) -> set[int]:
+    """Numbers of the entries that may change something: most are about sessions that began after
+    the backup, or were erased before it, and are passed over at once."""
+    ids = sorted({str(entry.fields["session"]) for entry in page if "session" in entry.fields})
+    found = log.find(ids)
+    others = (Kind.POLICY, Kind.REDACTED)
+    return {
+        entry.number
+        for entry in page
+        if entry.kind in others or entry.fields.get("session") in found
+    }
+
+
+def _must_follow(page: Sequence[Entry], contained: int) -> None:
+    if not page or page[0].number != contained + 1:
+        raise LedgerTooShort("the erasure ledger changed while it was read: start again")
+
+
+def _refuse_short(standing: Standing) -> None:
+    if standing.state is not State.SHORT:
+        return
+    wanted = max(standing.contained, standing.counted or 0)
+    raise LedgerTooShort(
+        f"the erasure ledger ends at entry {standing.entries}, but {wanted} were written: set "
+        "LAPSE_LEDGER_URL to the ledger that belongs to this database, or restore the newest copy "
+        "of it; without it nobody can tell who was erased. Nothing was changed"
+    )
+
+
+def _head(connection: Connection) -> int:
+    query = "SELECT position FROM heads WHERE partition = 0"
+    row: Any = connection.exec_driver_sql(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _is_untold(connection: Connection) -> bool:
+    return connection.exec_driver_sql(_IS_UNTOLD).fetchone() is not None
