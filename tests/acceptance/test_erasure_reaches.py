@@ -330,7 +330,7 @@ def verified(site: Installation, reach: Reach, executed_at: int) -> ScanResult:
         clock=site.environment["LAPSE_CLOCK"],
     )
     with open_lapse(settings, create=False) as lapse:
-        found = lapse.verification().verify(reach, executed_at, lapse.clock())
+        found = lapse.verification.verify(reach, executed_at, lapse.clock())
     assert isinstance(found, ScanResult), found
     return found
 

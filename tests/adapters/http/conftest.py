@@ -90,7 +90,7 @@ class Site:
 def live(site: Site) -> Iterator[str]:
     """The address at which the same application answers over loopback: for streams."""
     listening = bind("127.0.0.1", 0)
-    with serving(site.client.app, listening):  # type: ignore[arg-type]
+    with serving(site.client.app, listening):
         yield url_of(listening)
 
 
