@@ -11,6 +11,7 @@ ended earlier is due at the instant it takes effect.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from domain.policy import Do, Rule, Since, Version, Versions
@@ -351,3 +352,82 @@ def _aged(
     concerned = [one for one in kept if covers(rule.scope or _EVERYTHING, one.scope)]
     left = min((one.stored_at for one in concerned if one.stored_at > last), default=None)
     return sum(one.size for one in concerned if one.stored_at <= last), left
+
+
+# -- why ----------------------------------------------------------------------------------------
+
+
+class Because(StrEnum):
+    """What a step of the computation of a deadline follows from."""
+
+    SINCE = "since"  # the moment the rule counts from
+    AFTER = "after"  # so long after it
+    RECOVERED = "recovered"  # an expiry counts anew from a recovery
+    EXTENDED = "extended"
+    STORED = "stored"  # what is deleted came later than the moment the rule counts from
+    POLICY = "policy"  # the version that decides took effect later
+    RELEASED = "released"
+    HELD = "held"
+
+
+class Step(NamedTuple):
+    """at: the deadline as it stands after this step. field: which of the session's it follows from
+    (None: none of them)."""
+
+    because: Because
+    at: int
+    field: str | None
+
+
+def computation(rule: Rule, session: Session, version: Version, last_seen: int) -> tuple[Step, ...]:
+    """How `_due_at` comes to its answer, step by step; () if the rule demands nothing.
+
+    It is asked again and again, first about a session to which nothing happened that moves the
+    deadline, then with one such thing after another given back: so no step is computed by other
+    code than that which decides. For rules that do not warn.
+    """
+    moved_by: list[tuple[Because, str | None]] = [
+        (Because.RECOVERED, "recovered_at"),
+        (Because.EXTENDED, "extended_until"),
+        (Because.STORED, _moved_by_storing(rule)),
+        (Because.POLICY, None),
+        (Because.RELEASED, "released_at"),
+        (Because.HELD, "holds"),
+    ]
+    without = {field: _NOTHING.get(field, 0) for _, field in moved_by if field is not None}
+    bare, under = session.changed(**without), Version(version.number, 0, version.policy)
+    base, at = _base(rule, bare, last_seen), _due_at(rule, bare, under, last_seen)
+    if base is None or at is None:
+        return ()
+    counted_from = _BASE.get(rule.since) or OLDEST.get(rule.scope, "stored_at")
+    if rule.since is _LAST_SEEN:
+        counted_from = "last_seen_at"
+    steps = [Step(Because.SINCE, base, counted_from), Step(Because.AFTER, at, None)]
+    for because, field in moved_by:
+        if field is not None:
+            bare = bare.changed(**{field: getattr(session, field)})
+        elif because is Because.POLICY:
+            under = version
+        moved = _due_at(rule, bare, under, last_seen)
+        if moved is None:
+            return ()
+        if moved != at:
+            steps.append(Step(because, moved, field))
+            at = moved
+    return tuple(steps)
+
+
+_NOTHING: dict[str, tuple[()] | None] = {
+    "recovered_at": None,
+    "extended_until": None,
+    "released_at": None,
+    "holds": (),
+}
+"""What these fields are in a session to which it never happened; of times of storing, 0."""
+
+
+def _moved_by_storing(rule: Rule) -> str | None:
+    """The field with which `_earliest` delays this rule, unless the rule counts from it anyhow."""
+    if rule.since is _STORED:
+        return None
+    return "summarized_at" if rule.scope is _SUMMARY else OLDEST.get(rule.scope)
