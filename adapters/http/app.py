@@ -139,8 +139,14 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
 
 
 def _describe(app: FastAPI) -> None:
-    """The OpenAPI document says how refusals look, and which roles a path is for."""
+    """The OpenAPI document says how refusals look, and which roles a path is for; the log of
+    requests knows operations by their names in it."""
     document = app.openapi()
+    app.state.operations = {
+        (method.upper(), path): operation["operationId"]
+        for path, operations_of in document["paths"].items()
+        for method, operation in operations_of.items()
+    }
     components = document.setdefault("components", {})
     components["schemas"]["ProblemView"] = ProblemView.model_json_schema()
     schemes = components.setdefault("securitySchemes", {})

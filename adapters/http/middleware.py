@@ -6,7 +6,7 @@ Plain ASGI, since Starlette's BaseHTTPMiddleware buffers streams.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -124,7 +124,13 @@ def _entry(scope: Scope, status: int, at: int, seconds: float) -> Entry | None:
         duration=round(seconds * 1_000_000),
         session=session if isinstance(session, str) and _ID.fullmatch(session) else None,
         read=state.get("read") if status < 400 else None,
+        operation=_operation(scope, path),
     )
+
+
+def _operation(scope: Scope, path: str) -> str | None:
+    known: Mapping[tuple[str, str], str] = scope["app"].state.operations
+    return known.get((scope["method"], path))
 
 
 class Unforeseen:

@@ -7,7 +7,7 @@ one whose answer held personal data names the kind, and is on disk before that a
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Index,
     Integer,
@@ -58,7 +59,8 @@ class Entry:
     """One request that was answered.
 
     at: microseconds. duration: microseconds. path: the template, such as
-    `/v1/sessions/{session_id}`. read: which personal data the answer held.
+    `/v1/sessions/{session_id}`. read: which personal data the answer held. operation: its id in the
+    OpenAPI document, None of what is not there.
     """
 
     at: int
@@ -70,6 +72,7 @@ class Entry:
     duration: int
     session: str | None
     read: str | None
+    operation: str | None = None
 
 
 class RequestLog:
@@ -148,13 +151,18 @@ class RequestLog:
         limit: int = 100,
         actor: str | None = None,
         session: str | None = None,
+        operation: str | None = None,
+        read: bool = False,
+        since: int | None = None,
+        until: int | None = None,
     ) -> Sequence[tuple[int, Entry]]:
         """(number, entry) of the newest entries older than number `before`, the newest first.
 
-        A number is unique over all months and grows with time.
+        A number is unique over all months and grows with time. read: only those whose answer held
+        personal data. since, until: only of requests that began from then to before then.
         """
         found: list[tuple[int, Entry]] = []
-        for month in reversed(self._months()):
+        for month in reversed(self._months(since, until)):
             table = self._table(month)
             number = _number(month)
             query = select(table).order_by(table.c.id.desc()).limit(limit - len(found))
@@ -167,12 +175,34 @@ class RequestLog:
                 query = query.where(table.c.actor == actor)
             if session is not None:
                 query = query.where(table.c.session == session)
+            if operation is not None:
+                query = query.where(table.c.operation == operation)
+            if read:
+                query = query.where(table.c.read.is_not(None))
+            query = query.where(*_in_period(table, since, until))
             with self._engines.read() as connection:
                 rows = connection.execute(query).fetchall()
             found += [(number * _PER_MONTH + row.id, Entry(*row[1:])) for row in rows]
             if len(found) >= limit:
                 break
         return found
+
+    def entries(
+        self, *, since: int | None = None, until: int | None = None
+    ) -> Iterator[tuple[int, Entry]]:
+        """(number, entry) of all requests that began from `since` to before `until`, in the order
+        in which they were written, read page by page."""
+        for month in self._months(since, until):
+            table, number, after = self._table(month), _number(month), 0
+            query = select(table).where(*_in_period(table, since, until)).order_by(table.c.id)
+            while True:
+                with self._engines.read() as connection:
+                    page = query.where(table.c.id > after).limit(MOST_AT_ONCE)
+                    rows = connection.execute(page).fetchall()
+                yield from ((number * _PER_MONTH + row.id, Entry(*row[1:])) for row in rows)
+                if len(rows) < MOST_AT_ONCE:
+                    break
+                after = rows[-1].id
 
     def forget(self, now: int) -> list[str]:
         """Drop the months that are over their term; their names."""
@@ -239,14 +269,24 @@ class RequestLog:
                     Column("duration", BigInteger, nullable=False),
                     Column("session", Text),
                     Column("read", Text),
+                    Column("operation", Text),
                     Index(f"{month}_by_session", "session"),
+                    Index(f"{month}_by_actor", "actor"),
                 )
             return table
 
-    def _months(self) -> list[str]:
+    def _months(self, since: int | None = None, until: int | None = None) -> list[str]:
+        """Those there are, the oldest first, without those that lie outside."""
         with self._engines.read() as connection:
             names = inspect(connection).get_table_names()
-        return sorted(name for name in names if _NAME.fullmatch(name))
+        first = _month(since) if since is not None else ""
+        last = _month(until) if until is not None else "s"  # behind every name
+        return sorted(name for name in names if _NAME.fullmatch(name) and first <= name <= last)
+
+
+def _in_period(table: Table, since: int | None, until: int | None) -> list[ColumnElement[bool]]:
+    from_then = [table.c.at >= since] if since is not None else []
+    return [*from_then, table.c.at < until] if until is not None else from_then
 
 
 def _insert_rows(connection: Connection, month: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -271,6 +311,7 @@ _ARRAYS = {
     "duration": "bigint",
     "session": "text",
     "read": "text",
+    "operation": "text",
 }
 """The fields of an entry in order, and what they are to PostgreSQL."""
 

@@ -151,7 +151,9 @@ async def watch_by_socket(socket: WebSocket, session_id: SessionId, after: Curso
 
 def _entry_of_socket(who: Principal, session_id: str, at: int, duration: int) -> Entry:
     """A socket is a request that was answered with 101, for as long as it was open."""
-    return Entry(at, who.actor, str(who.role), "GET", WATCH, 101, duration, session_id, None)
+    return Entry(
+        at, who.actor, str(who.role), "GET", WATCH, 101, duration, session_id, None, "watch"
+    )
 
 
 @router.post(

@@ -28,7 +28,7 @@ import stamina
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from adapters.log import bulk, postgres
+from adapters.log import bulk, postgres, sweep_counts
 from adapters.log.beginnings import begin, only_begin
 from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
@@ -828,6 +828,7 @@ class SqlLog:
             events=_topics(appends),
             more=len(rows) == limit,
         )
+        sweep_counts.add(connection, now, count)
         return count, batch.gone
 
     def _sweep_singly(
@@ -850,6 +851,7 @@ class SqlLog:
                 count = SweepCount(due=1, failed=1)
                 with self._engines.write() as connection:
                     _postpone(connection, [(session_id, now + back_off(times))])
+                    sweep_counts.add(connection, now, count)
                     if mark is not None:
                         _save_bookmark(connection, mark(total + count))
             total += count

@@ -210,6 +210,20 @@ meta = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+# -- what sweeps reported ---------------------------------------------------------------------
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    _partition(),
+    # The start of the hour, by the clock of the sweeps.
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    *(
+        Column(name, BigInteger, nullable=False)
+        for name in ("batches", "due", "done", "held", "rearmed", "failed", "events")
+    ),
+)
+
 # -- the vault --------------------------------------------------------------------------------
 
 presence = Table(
