@@ -200,6 +200,13 @@ def _cursor(entry: Entry) -> str:
     return f"{entry.effective_at:x}-{entry.position:x}"
 
 
+def entry(recorded: Recorded) -> Entry:
+    """The entry of an event, made from the log itself: exports wait for no projection."""
+    _, *values = _row(0, recorded)
+    named = dict(zip(_COLUMNS, values, strict=True))
+    return Entry(**{**named, "detail": loads(named["detail"]) if named["detail"] else {}})
+
+
 def _entry(found: Row[Any]) -> Entry:
     values = found._mapping
     detail = loads(values["detail"]) if values["detail"] else {}
