@@ -1,13 +1,19 @@
 """The log as rows for an auditor's own tools, in the order of positions, in bounded memory."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import base64
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from adapters.exports import Column, Kind
 from adapters.http.requests import Entry, RequestLog
+from adapters.log.engine import Engines
+from adapters.log.entries import entries
 from adapters.log.event_log import SqlLog
+from adapters.log.tree import Tree
+from domain.facts import Pruned
 from domain.ports import Recorded
 from projections import audit
+from projections.tables import event_name
 
 _PAGE = 2_000
 
@@ -25,6 +31,15 @@ EVENTS: Sequence[Column] = (
     Column("detail", Kind.JSON),
 )
 """The columns of the audit trail."""
+
+PROOFS: Sequence[Column] = (
+    Column("leaf_index", Kind.NUMBER),
+    Column("leaf", Kind.TEXT),
+    Column("leaf_bytes", Kind.TEXT),
+    Column("proof", Kind.TEXTS),
+)
+"""What proves that an event stands in the log: its place in the tree, the hash of its leaf, what is
+hashed (None: it was pruned), and the inclusion proof, all bytes in base64."""
 
 REQUESTS: Sequence[Column] = (
     Column("number", Kind.NUMBER),
@@ -51,8 +66,14 @@ def event_rows(
 ) -> Iterator[Mapping[str, Any]]:
     """What was recorded from `since` to before `until`: so periods that follow each other divide
     the log, and one that was exported does not change. shown: of these policies (None: all).
-    Raises CorruptEvent."""
+    What was pruned is named by its position and nothing else, unless a period or policy is asked
+    for: nobody knows any more what it belonged to. Raises CorruptEvent."""
+    whole = shown is None and since is None and until is None
     for recorded in _recorded(log):
+        if isinstance(recorded.event, Pruned):
+            if whole:
+                yield {**dict.fromkeys(one.name for one in EVENTS), **_pruned(recorded)}
+            continue
         if since is not None and recorded.recorded_at < since:
             continue
         if until is not None and recorded.recorded_at >= until:
@@ -60,6 +81,34 @@ def event_rows(
         if shown is not None and recorded.event.policy not in shown:
             continue
         yield vars(audit.entry(recorded))
+
+
+def _pruned(recorded: Recorded) -> dict[str, Any]:
+    return {"position": recorded.position, "event": event_name(recorded.event.TOPIC)}
+
+
+def with_proofs(
+    rows: Iterable[Mapping[str, Any]], tree: Tree, engines: Engines, size: int
+) -> Iterator[Mapping[str, Any]]:
+    """The same rows with their proofs against the checkpoint of that size; what came after it is
+    left out."""
+    for row in rows:
+        try:
+            found = tree.inclusion(row["position"], size)
+        except ValueError:
+            return
+        body = entries(engines, found.index, 1)
+        yield {
+            **row,
+            "leaf_index": found.index,
+            "leaf": _base64(found.leaf),
+            "leaf_bytes": _base64(body[0]) if body else None,
+            "proof": [_base64(one) for one in found.hashes],
+        }
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
 
 
 def _recorded(log: SqlLog) -> Iterator[Recorded]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import (
+    auditing,
     cleaning,
     demo,
     erasures,
@@ -105,6 +106,18 @@ app.add_typer(hold, name="hold")
 
 audit = typer.Typer(no_args_is_help=True, help="What happened, when and why.")
 audit.command("show", epilog=_example("audit show policy:web-visit"))(look.audit_show)
+audit.command("replay", epilog=_example("audit replay --until 2026-11-10T12:00:00Z"))(
+    auditing.replay
+)
+audit.command("why", epilog=_example("audit why df28b1c36f60a182bf85563d1ecf9722"))(auditing.why)
+audit.command("completeness", epilog=_example("audit completeness --since 2026-11-01T00:00:00Z"))(
+    auditing.completeness
+)
+audit.command("policies", epilog=_example("audit policies web-visit"))(auditing.policies)
+audit.command("requests", epilog=_example("audit requests --out requests.jsonl"))(auditing.requests)
+audit.command(
+    "export", epilog=_example("audit export --format parquet --out audit.parquet --proofs")
+)(auditing.export)
 audit.command("checkpoint", epilog=_example("audit checkpoint > checkpoint.txt"))(proof.checkpoint)
 audit.command("prove", epilog=_example("audit prove 42 --out 42.tlog-proof"))(proof.prove)
 audit.command("verify", epilog=_example("audit verify --against checkpoint.txt"))(proof.verify)

@@ -87,6 +87,12 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
         ("DELETE", "/v1/holds/{hold_id}"): frozenset({_V}),
         ("GET", "/v1/audit"): frozenset({_A, _V, _O}),
         ("GET", "/v1/audit/requests"): frozenset({_A, _V}),
+        ("GET", "/v1/audit/requests/export"): frozenset({_A, _V}),
+        ("GET", "/v1/audit/replay"): frozenset({_A, _V}),
+        ("GET", "/v1/audit/sessions/{session_id}/why"): frozenset({_A, _V}),
+        ("GET", "/v1/audit/completeness"): frozenset({_A, _V, _O}),
+        ("GET", "/v1/audit/policies"): frozenset({_A, _V, _O}),
+        ("GET", "/v1/audit/export"): frozenset({_A, _V}),
         ("GET", "/v1/audit/sessions/{session_id}"): frozenset({_A, _V}),
     }.items()
 }

@@ -151,12 +151,30 @@ def audit_requests(
         Token | None,
         Query(description="On this session only.", examples=["9f86d081884c7d659a2feaa0c55ad015"]),
     ] = None,
+    operation: Annotated[
+        str | None,
+        Query(pattern="^[a-z-]{1,40}$", description="Its id in this document.", examples=["items"]),
+    ] = None,
+    read: Annotated[
+        bool, Query(description="Only those whose answer held personal data.", examples=[True])
+    ] = False,
+    since: Since = None,
+    until: Until = None,
 ) -> Mapping[str, Any]:
     """Who asked what, the newest first, for a year. Not for tokens of some policies: requests
     belong to none."""
     if who.policies is not None:
         raise forbidden("this token is for some policies only, and requests belong to none")
-    found = here.requests.page(before=after, limit=limit, actor=actor, session=session)
+    found = here.requests.page(
+        before=after,
+        limit=limit,
+        actor=actor,
+        session=session,
+        operation=operation,
+        read=read,
+        since=micros(since) if since is not None else None,
+        until=micros(until) if until is not None else None,
+    )
     return {
         "requests": [
             {
@@ -169,6 +187,7 @@ def audit_requests(
                 "duration_ms": entry.duration / (SECOND / 1_000),
                 "session": entry.session,
                 "read": entry.read,
+                "operation": entry.operation,
             }
             for _, entry in found
         ],

@@ -592,6 +592,7 @@ class RequestEntry(Answer):
     duration_ms: float
     session: str | None
     read: str | None = Field(description="Which personal data the answer held.")
+    operation: str | None = Field(description="Its id in this document.")
 
 
 class RequestPage(Answer):
