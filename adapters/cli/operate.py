@@ -1,6 +1,7 @@
 """`lapse sweep`, `status` and `db`: running Lapse."""
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from adapters.cli.output import console, count_progress, print_json, print_table
 from adapters.clock import format_instant
 from adapters.log.checks import Finding, check_log, rebuild_sessions
 from adapters.log.migrate import Schema, schema_of, upgrade
+from adapters.log.tree import Tree
 from adapters.restoring import Standing, State
 from adapters.scheduler.ticker import log_sweep
 from adapters.vault.holds import state_decoder
@@ -24,7 +26,7 @@ from adapters.wiring import (
     open_lapse,
     require_database,
 )
-from domain.errors import SchemaTooNew, SettingsInvalid
+from domain.errors import CorruptEvent, SchemaTooNew, SettingsInvalid
 from domain.ports import SweepCount
 from domain.use_cases import sweep as use_case
 from projections import active_sessions, usage
@@ -204,6 +206,9 @@ def db_upgrade(db: Database = None, as_json: Json = False) -> None:
                 )
             upgrade(engines)
             after = schema_of(engines)
+            # What the log held before there was a tree; a damaged log is upgraded all the same.
+            with suppress(CorruptEvent), count_progress("hashing") as progress:
+                Tree(engines).follow(progress)
         if as_json:
             print_json({"before": str(before), "after": str(after)})
         else:
