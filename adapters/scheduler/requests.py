@@ -58,7 +58,9 @@ class RequestWorker:
         try:
             request = self._requests.advance(request_id, now).request
         except Conflict:
-            return  # another process moved it, or somebody is busy there: it is due still
+            # Another process moved it, or somebody is busy there: it is due still.
+            _log.warning("request", operation="advance", result="conflict", request=request_id)
+            return
         except LapseError as error:
             self._failed(request_id, now, type(error).__name__, place_of(error))
             return

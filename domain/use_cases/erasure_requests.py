@@ -338,10 +338,15 @@ class ErasureRequests:
             self._order.shuffle(places)
             step = self._step(places, identifiers, now, actor)
             last = not step.held and len(step.wholes) + len(step.parts) == len(places)
+            if not last and not step.wholes and not step.parts:
+                if step.held:
+                    raise OnHold("")
+                conflicts += 1  # what is in the index is in no session: gone, or corrupt
+                if conflicts == ATTEMPTS:
+                    raise Conflict(row.request.id)
+                continue
             settle = self._settlement(row, step, now, actor, last=last)
             gone = self._lookup(identifiers) if last and identifiers.name else None
-            if step.held and not step.wholes and not step.parts:
-                raise OnHold("")
             try:
                 self._requests.erase(step.wholes, step.parts, now, settle, gone=gone)
             except Conflict:

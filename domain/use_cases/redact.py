@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from domain.errors import SealBroken
 from domain.policy import Do, RetentionPolicy, Shared, Since, Versions, in_force
 from domain.ports import (
     Belongings,
@@ -83,7 +84,8 @@ class Redaction:
         self._summaries = summaries
 
     def rewrite(self, session: Session, versions: Versions, found: Belongings, now: int) -> Rewrite:
-        """What becomes of what `found` holds when the person goes. Raises SealBroken."""
+        """What becomes of what `found` holds when the person goes. What was tampered with cannot be
+        redacted, and goes. Raises SealBroken if joint figures were."""
         policy = in_force(versions, now).policy
         work, gone = _Work(), set(found.tokens)
         for upload in found.uploads:
@@ -127,7 +129,11 @@ class Redaction:
     def _redact(
         self, session_id: str, head: ItemHead, others: tuple[str, ...], gone: set[str], work: _Work
     ) -> None:
-        plaintext = self._opened(session_id, head, work)
+        try:
+            plaintext = self._opened(session_id, head, work)
+        except SealBroken:
+            work.items[head.item_id] = None  # nobody can read it, so nobody can redact it
+            return
         records = json.loads(plaintext)
         kept = [record for record in records if not names(record, gone)]
         place = (head.item_id, head.part)
@@ -257,7 +263,11 @@ class Redaction:
         keys: Mapping[Scope, DataKey],
     ) -> Item:
         known = work.contents.get((head.item_id, head.part))
-        changed, plaintext = known or (changed, self._opened(session_id, head, work))
+        try:
+            changed, plaintext = known or (changed, self._opened(session_id, head, work))
+        except SealBroken:  # it opens under no key, and stays as it is
+            broken = self._vault.item(session_id, head.item_id, head.part)
+            return Item(changed, broken.sealed if broken is not None else b"")
         key = keys.get(head.scope) or self._vault.data_keys(session_id, head.scope, "")[""]
         sealed = self._keyring.seal(key, head.item_id, str(head.part), plaintext)
         plaintext[:] = bytes(len(plaintext))

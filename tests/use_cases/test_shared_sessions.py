@@ -213,6 +213,15 @@ def test_no_key_that_is_left_opens_what_went(office: Office, policy: Shared) -> 
     assert after.wrapped != before.wrapped
 
 
+def test_what_was_tampered_with_stops_no_erasure(office: Office) -> None:
+    """A shared item that does not open cannot be redacted, so it goes."""
+    session, tokens = office.room(*PEOPLE[:3])
+    shared = office.put(session, [record(token, 1) for token in tokens.values()], *tokens.values())
+    office.store.execute("UPDATE items SET sealed = ? WHERE item_id = ?", b"nonsense" * 9, shared)
+    assert office.erase("ann", LATER).request.status is Status.EXECUTED
+    assert office.rows("items", session) == []
+
+
 def test_a_hold_of_another_keeps_all_of_a_shared_session(office: Office) -> None:
     """Holds win: what is evidence about one may be about the other."""
     room = Room(office, Shared.REDACT, PEOPLE[:3])
