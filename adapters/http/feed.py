@@ -2,11 +2,13 @@
 
 One thread reads the log, however many watch; a watcher who is behind the events kept here reads the
 log itself, so nobody misses or sees twice what is committed. Progress is never stored: who is not
-watching has missed it.
+watching has missed it. It passes through the database sealed, since a server that logs statements,
+or a queue that it writes to its disk, would keep it.
 """
 
 import asyncio
 import threading
+from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +20,18 @@ import orjson
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from adapters.keyring.aead import seal, unseal
 from adapters.log.engine import Engines
 from adapters.log.event_log import SqlLog
 from adapters.log.notices import Notices
 from adapters.log.wakeups import POLL_SECONDS
-from domain.errors import LapseError
+from domain.errors import LapseError, SealBroken
 from domain.ports import Recorded
 
 _log = structlog.get_logger(component="feed")
 
 CHANNEL = "lapse_progress"
+_PLACE = b"lapse/progress/v1"
 KEPT = 20_000
 """Events kept in memory for those who watch."""
 PAGE = 500
@@ -74,7 +78,10 @@ class Watcher:
 class Feed:
     """Start it with `with`; `follow` it from any event loop."""
 
-    def __init__(self, log: SqlLog, engines: Engines) -> None:
+    def __init__(self, log: SqlLog, engines: Engines, key: bytes) -> None:
+        """key: 32 bytes that all instances share. The database, its files and its log see notes
+        sealed only."""
+        self._key = key
         self._log = log
         self._engines = engines
         self._notices: Notices | None = None
@@ -115,12 +122,13 @@ class Feed:
         """Tell everybody who watches now, at every instance. Raises ValueError if it is too long,
         and StoreError."""
         if self._notices is not None:
-            self._notices.publish(note.to_text())
+            sealed = seal(self._key, note.to_text().encode(), _PLACE)
+            self._notices.publish(b64encode(sealed).decode())
 
     def _hear(self, text: str) -> None:
         try:
-            note = Passing.from_text(text)
-        except (ValueError, TypeError):
+            note = Passing.from_text(unseal(self._key, b64decode(text), _PLACE).decode())
+        except (ValueError, TypeError, SealBroken):
             _log.error("feed", operation="hear", result="not a note")  # of another version
             return
         with self._lock:

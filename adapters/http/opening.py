@@ -31,7 +31,7 @@ def open_http(lapse: Lapse) -> Iterator[FastAPI]:
         closing(RequestLog(lapse.engines)) as requests,
         closing(opened_heartbeats(lapse)) as heartbeats,
         repeating("forget", lambda: requests.forget(lapse.clock()), FORGET_SECONDS, first=0),
-        Feed(lapse.log, lapse.engines) as feed,
+        Feed(lapse.log, lapse.engines, lapse.keyring.shared_key("progress")) as feed,
     ):
         store = store_of(lapse.engines)
         yield create_app(Service(lapse, tokens, requests, heartbeats, store), feed)

@@ -14,6 +14,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from adapters.keyring.aead import new_key, seal, unseal, wipe, wiping
 from adapters.keyring.keks import KekProvider, WrappedKey
 from adapters.keyring.sealing import Sealing
@@ -52,6 +55,13 @@ class Keyring(Sealing):
     def lookup(self, kind: str, name: str) -> bytes:
         message = kind.encode() + b"\0" + name.encode("utf-8", "surrogateescape")
         return hmac.digest(self._lookup_secret, message, hashlib.sha256)
+
+    def shared_key(self, use: str) -> bytes:
+        """A key that every process with this key store has, and nobody else: for what passes
+        between them and is not stored."""
+        return HKDF(SHA256(), 32, salt=None, info=f"lapse/shared/{use}/v1".encode()).derive(
+            self._lookup_secret
+        )
 
     def token(self) -> str:
         return secrets.token_hex(16)

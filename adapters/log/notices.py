@@ -14,7 +14,7 @@ from adapters.log import postgres
 from adapters.log.engine import Engines
 from adapters.log.listener import Listener
 
-LONGEST = 7_000
+LONGEST = 7_950
 """Bytes of one text."""
 LISTENING_SECONDS = 5.0
 """How long to wait for the database to listen: what is said from then on is heard."""

@@ -21,6 +21,7 @@ from adapters.log.schema import (
     uploads,
 )
 from adapters.vault import item_rows
+from adapters.vault.outdated import outdate
 from adapters.vault.rows import delete_subjects
 from domain.errors import Conflict
 from domain.ports import NO_CHANGES, Append, Belongings, Changes, ItemHead, Part, Upload
@@ -159,7 +160,9 @@ def erase(connection: Connection, erased: Sequence[Part], now: int) -> list[str]
     _rewrite(connection, erased)
     _write_joint(connection, erased)
     _look_again(connection, erased, now)
-    return delete_subjects(connection, sorted({s for part in erased for s in part.found.subjects}))
+    copies = outdate(connection, sorted({part.session_id for part in erased}))
+    subjects = sorted({subject for part in erased for subject in part.found.subjects})
+    return copies + delete_subjects(connection, subjects)
 
 
 def _delete(connection: Connection, erased: Sequence[Part]) -> None:

@@ -365,6 +365,9 @@ STORES: Mapping[str, Store] = {
         audit_without_facts,
         fault=Fault.NOT_A_FACT,
     ),
+    "sweeps": _store(
+        "partition hour due done held rearmed failed events batches", "counts by hour"
+    ),
     "usage": _store(
         "partition generation hour policy event count bytes_freed", "counts by policy and hour"
     ),

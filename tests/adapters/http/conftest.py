@@ -121,7 +121,7 @@ def opened_site(database_url: str, key_url: str, folder: Path) -> Iterator[Site]
         tokens = Tokens(key, lapse.keyring.lookup, lapse.clock)
         with (
             closing(opened_heartbeats(lapse)) as heartbeats,
-            Feed(lapse.log, lapse.engines) as feed,
+            Feed(lapse.log, lapse.engines, lapse.keyring.shared_key("progress")) as feed,
         ):
             service = Service(lapse, tokens, requests, heartbeats, store="test")
             app = create_app(service, feed)

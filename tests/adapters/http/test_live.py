@@ -95,7 +95,9 @@ class TestInstances:
         session = site.session("video-analysis")
         path = f"/v1/sessions/{session}"
         with (
-            Feed(site.lapse.log, site.lapse.engines) as other,
+            Feed(
+                site.lapse.log, site.lapse.engines, site.lapse.keyring.shared_key("progress")
+            ) as other,
             watching(live, f"{path}/watch", site.token("producer")) as events,
         ):
             other.publish(Passing("error", session, "video-analysis", site.now, {"code": 7}))
