@@ -117,15 +117,20 @@ class Restoring:
         self.is_pending = False
 
     def look(self) -> Standing:
-        """How the database stands; changes nothing. Raises StoreError, KeyUnavailable."""
+        """How the database stands; changes nothing. Raises StoreError, KeyUnavailable.
+
+        The database is asked last: what others knew before is then committed there, unless it was
+        restored. An entry whose transaction is about to commit looks like one that is missing.
+        """
+        entries, counter, others = self._outside()
         with self._engines.snapshot() as connection:
             contained = remembering.number_in(connection)
             self.epoch = remembering.epoch_in(connection)
             log = (self.epoch, _head(connection))
             untold = _is_untold(connection)
-        entries = self._ledger.ledger.length()
-        counter = self._keks.counter()
-        known = self._known(entries, contained, counter, log)
+        if contained > entries:
+            entries = self._ledger.ledger.length()  # it grew meanwhile, or is too short indeed
+        known = max([log, *others])
         state = State.CURRENT
         if entries < max(contained, counter.entries if counter else 0):
             state = State.SHORT
@@ -138,15 +143,26 @@ class Restoring:
         counted = counter.entries if counter else None
         return Standing(state, entries, contained, counted, log, known)
 
-    def _known(self, entries: int, contained: int, counter: Counter | None, log: Reach) -> Reach:
-        known = [log]
+    def _outside(self) -> tuple[int, Counter | None, list[Reach]]:
+        """What is known beside the database: entries, the key store's count, how far the log
+        reached."""
+        with self._engines.read() as connection:
+            contained = remembering.number_in(connection)
+        counter, reaches = self._keks.counter(), []
+        entries = self._ledger.ledger.length()
         if entries > contained:
-            known += [(last.epoch, last.head) for last in self._ledger.ledger.read(entries - 1)]
+            reaches += [(last.epoch, last.head) for last in self._ledger.ledger.read(entries - 1)]
         if counter is not None:
-            known.append((counter.epoch, counter.position))
+            reaches.append((counter.epoch, counter.position))
         if (published := self._evidence()) is not None:
-            known.append(published)
-        return max(known)
+            reaches.append(published)
+        return entries, counter, reaches
+
+    def _is_behind(self) -> bool:
+        """Whether entries are missing for good: nobody writes to the ledger while this looks."""
+        with self._engines.write() as connection:
+            contained = remembering.locked_number(connection)
+            return self._ledger.ledger.length() > contained or _is_untold(connection)
 
     def is_needed(self) -> bool:
         """Whether something must be done again before anything is served. Raises LedgerTooShort,
@@ -169,7 +185,9 @@ class Restoring:
         done = 0
         while keep_on():
             standing = self.look()
-            self.is_pending = standing.state not in (State.CURRENT, State.FRESH)
+            self.is_pending = standing.state in (State.OLDER, State.SHORT) or (
+                standing.state is State.BEHIND and self._is_behind()
+            )
             if not self.is_pending:
                 self._ledger.is_behind = False
                 self.note(standing)

@@ -4,6 +4,7 @@ An object is named after the number of its first entry and is only ever created,
 two writers cannot take the same number (S3: a conditional write). Its lines are those of the file.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,10 +30,15 @@ class ObjectLedger:
     def __init__(self, objects: ObjectStore, store: str) -> None:
         self._objects = objects
         self._prefix = f"{store}/"
+        self._lock = threading.RLock()
         self._length = 0
         self._previous = beginning(store)
 
     def append(self, entries: Sequence[Entry]) -> int:
+        with self._lock:
+            return self._append(entries)
+
+    def _append(self, entries: Sequence[Entry]) -> int:
         if entries[0].number != self._length + 1:
             self.length()
         must_follow(entries, self._length)
@@ -50,9 +56,10 @@ class ObjectLedger:
                 yield entry
 
     def length(self) -> int:
-        for entry, hash_ in self._chained(self._length, self._previous):
-            self._length, self._previous = entry.number, hash_
-        return self._length
+        with self._lock:
+            for entry, hash_ in self._chained(self._length, self._previous):
+                self._length, self._previous = entry.number, hash_
+            return self._length
 
     def _chained(self, after: int, previous: str | None = None) -> Iterator[tuple[Entry, str]]:
         """Entries, each with the hash of its line, of the objects that begin behind `after`.
