@@ -147,6 +147,7 @@ class Planter:
         self._app = app
         self.planted: set[Place] = set()
         self.copies: list[str] = []
+        self.tokens: dict[str, str] = {}
         self._sessions = 0
 
     def _ask(
@@ -197,6 +198,7 @@ class Planter:
             {"subject": canary(f"subject-{self._sessions}"), "name": canary("name")},
             Idempotency_Key=canary("key-of-join"),
         )["token"]
+        self.tokens[session] = ann
         invite = self._must("invite", 201, "POST", f"{path}/invites", {"uses": 2})["invite"]
         person = {"subject": canary(f"guest-{self._sessions}"), "name": canary("guest-name")}
         bob = self._must("redeem", 201, "POST", "/v1/invites/redeem", {**person, "invite": invite})[
@@ -254,6 +256,10 @@ class Planter:
         for operation, where in (("stream", "/v1/events/stream"), ("watch", f"{path}/watch")):
             self._look(operation, f"{where}?after={text}", {})
             self._look(operation, where, {"Last-Event-ID": text})
+        nobody = {"subject": canary("held"), "ground": "legal-claim"}
+        self._ask("hold", "POST", "/v1/holds", nobody)
+        proof = {"participant_token": canary("proof")}
+        self._ask("request-erasure", "POST", "/v1/erasure-requests", proof)
         document = {"policy": {"rules": [], canary("policy"): 1}}
         self._ask("apply-policy", "PUT", "/v1/policies/planted", document)
         self._ask("policy-impact", "POST", "/v1/policies/planted/impact", document)
@@ -278,6 +284,14 @@ class Planter:
         """A session, on request."""
         path, key = f"/v1/sessions/{session}", canary("key-of-erase")
         self._must("erase", 204, "DELETE", path, Idempotency_Key=key)
+
+    def erase_person(self, number: int) -> str:
+        """Everything of whoever joined the session of this number first; the request."""
+        body = {"subject": canary(f"subject-{number}"), "verified_by": "controller"}
+        path, key = "/v1/erasure-requests", canary("key-of-request")
+        asked = self._must("request-erasure", 202, "POST", path, body, Idempotency_Key=key)
+        assert asked["status"] == "executed", asked
+        return f"{path}/{asked['request_id']}"
 
 
 # -- the test ---------------------------------------------------------------------------------
@@ -335,11 +349,24 @@ def verified(site: Installation, reach: Reach, executed_at: int) -> ScanResult:
     return found
 
 
+def reaches(site: Installation, app: Client, request: str, status: str) -> None:
+    """The worker looks again after a while, so time passes until the request is so far."""
+
+    def there() -> bool:
+        if app.ask("GET", request)["status"] == status:
+            return True
+        site.wait(seconds=30)
+        return False
+
+    wait_until(there, 60, status)
+
+
 @pytest.mark.row("G4")
 def test_erasure_reaches_everything(
     planted_site: Installation, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Each tier at its time, a session on request; what is alive opens all the while."""
+    """Each tier at its time, a session on request, a person among others; what is alive opens all
+    the while."""
     site, url = planted_site, planted_site.database_url
     keys = Path(site.environment["LAPSE_KEY_URL"].removeprefix("file://"))
     everywhere = (tmp_path, databases.folder_of(url))
@@ -347,7 +374,9 @@ def test_erasure_reaches_everything(
 
     with site.serving("--port", "0") as service, client(site, service, "admin") as app:
         planter = Planter(app)
-        timed, asked, living = (planter.session(p) for p in ("planted", "lasting", "lasting"))
+        timed, asked, shared, living = (
+            planter.session(policy) for policy in ("planted", "lasting", "lasting", "lasting")
+        )
         planter.elsewhere(living)
         planter.copy()
         before = sealed_in(url)
@@ -373,25 +402,35 @@ def test_erasure_reaches_everything(
             chunks = "SELECT count(*) FROM items WHERE session_id = ? AND scope = 'chunks'"
             wait_until(gone_from(url, chunks, timed), 60, "the chunks to go")
             clean_up(site)
-            left = {label[0] for label in alive(timed, asked, living) if label[1] == timed}
+            left = {label[0] for label in alive(timed, asked, shared, living) if label[1] == timed}
             assert left == {"identity", "full", "summary", "partial"}
             site.wait(minutes=5)
             full = "SELECT count(*) FROM items WHERE session_id = ? AND scope = 'full'"
             wait_until(gone_from(url, full, timed), 60, "the full tier to go")
             clean_up(site)
-            left = {label[0] for label in alive(timed, asked, living) if label[1] == timed}
+            left = {label[0] for label in alive(timed, asked, shared, living) if label[1] == timed}
             assert left == {"identity", "summary", "partial"}
             site.wait(minutes=30)
             rows = "SELECT count(*) FROM sessions WHERE session_id = ?"
             wait_until(gone_from(url, rows, timed), 60, "the session to go")
 
-            # Another one on request.
+            # Another one on request, and one person of a third.
             planter.erase(asked)
+            request = planter.erase_person(3)
             executed_at = micros(site.now)
             clean_up(site)
             result = verified(site, Reach(sessions=(timed, asked)), executed_at)
             assert (result.ok, result.problems) == (True, ())
-            assert {label[1] for label in alive(living)} == {living}
+            reaches(site, app, request, "verified")
+            theirs = {
+                label
+                for label, (bound, _) in copied.values.items()
+                if bound.endswith(b"\0" + planter.tokens[shared].encode())
+            }
+            assert {label[0] for label in theirs} == {"identity", "full", "chunks"}
+            now = alive(shared, living)
+            assert not now & theirs
+            assert {label[0] for label in now if label[1] == shared} >= {"identity"}
             assert planter.planted == free_text(app.ask("GET", "/openapi.json"))
             no_text_in(*everywhere)
 
@@ -404,14 +443,22 @@ def test_erasure_reaches_everything(
             wait_until(gone_from(url, old, kek), 60, "the keys to move")
             site.lapse("db", "check", LAPSE_DATABASE_URL=backup)
             within = opened(copied.values, [copied], keks_of(keys))
-            assert {label[1] for label in within} == {timed, asked, living, *planter.copies}
-            assert {label[1] for label in alive(living)} == {living}
+            assert {label[1] for label in within} == {
+                *(timed, asked, shared, living),
+                *planter.copies,
+            }
+            assert not alive(shared, living) & theirs
 
             # Behind it nothing of that day opens, by design; what is alive opens from today's.
             site.wait(hours=49)
             wait_until(lambda: not first & set(keks_of(keys)), 60, "the key to be destroyed")
-            assert opened(copied.values, [copied, sealed_in(url)], keks_of(keys)) == alive(living)
+            reaches(site, app, request, "final")
             assert opened(copied.values, [copied], keks_of(keys)) == set()
+            with_both = opened(copied.values, [copied, sealed_in(url)], keks_of(keys))
+            assert {label[1] for label in with_both} <= {shared, living, *planter.copies}
+            assert not with_both & theirs
+            assert not {label for label in with_both if label[1] in (timed, asked)}
+            assert alive(shared, living) <= with_both
             refused = site.lapse("db", "check", expect=FAILED, LAPSE_DATABASE_URL=backup)
             assert "LAPSE_RESTORE_WINDOW" in refused.err
         people = app.ask("GET", f"/v1/sessions/{living}/participants")["participants"]
