@@ -36,6 +36,9 @@ PLACES: Mapping[tuple[str, str], str] = {
     ("adapters/vault/parts.py", "_rewrite"): MARKED,
     ("adapters/vault/rows.py", "admit"): "people who came with a refused author, and were nowhere",
     ("adapters/vault/requests.py", "save"): "what a request sealed about whom it was about",
+    ("adapters/vault/outdated.py", "outdate"): MARKED,
+    ("adapters/vault/copies.py", "_take"): "a copy that somebody asked for, by its own key; what "
+    "it was made of stays, so no hold is about it",
     ("adapters/keyring/generations.py", "_swap"): "wrapped keys, once they are copied",
     ("adapters/keyring/generations.py", "_drop_unfinished"): "copies that a killed move left",
 }
