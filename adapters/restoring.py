@@ -77,8 +77,9 @@ class Standing:
         return max(0, self.entries - self.contained)
 
 
-Redact = Callable[[SqlLog, str, str, int], None]
-"""Erases a person's part again: log to write to, subject, request, now. See `Restoring`."""
+Again = Callable[[SqlLog, PolicyBook, Entry], bool]
+"""Does again what an entry says of people, through this log: whether it changed anything."""
+_OF_PEOPLE = (Kind.REDACTED, Kind.REQUEST, Kind.PERSON_HELD, Kind.PERSON_RELEASED)
 
 
 class Restoring:
@@ -86,9 +87,8 @@ class Restoring:
 
     remembering: how the ledger is written. keks: the key store, which counts. clock: microseconds.
     evidence: how far the newest published checkpoint reaches. erased: told which subjects are gone.
-    redact: does entries of the kind
-    `redacted` again; it may be asked twice. on_epoch: called in the transaction that opens one, for
-    the tree.
+    people: does again what was done to people; it may be asked twice. on_epoch: called in the
+    transaction that opens one, for the tree.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class Restoring:
         ledger: Remembering,
         keks: KekProvider,
         clock: Callable[[], int],
+        people: Again,
         *,
         evidence: Callable[[], Reach | None] = lambda: None,
         erased: Callable[[Collection[str]], None] = lambda subjects: None,
-        redact: Redact | None = None,
         on_epoch: Callable[[Connection, int], None] = lambda connection, epoch: None,
     ) -> None:
         self._engines = engines
@@ -109,7 +109,7 @@ class Restoring:
         self._clock = clock
         self._evidence = evidence
         self._erased = erased
-        self._redact = redact
+        self._people = people
         self._on_epoch = on_epoch
         self._noted_at = 0
         self._noted: Counter | None = None
@@ -274,15 +274,13 @@ class Restoring:
         return done
 
     def _do_again(self, log: SqlLog, book: PolicyBook, entry: Entry) -> bool:
-        now, fields = self._clock(), entry.fields
+        now = self._clock()
         if entry.kind is Kind.POLICY:
             changed = apply_again(log, entry, now)
             book.refresh()
             return changed
-        if entry.kind is Kind.REDACTED:
-            if self._redact is not None:
-                self._redact(log, fields["subject"], fields["request"], now)
-            return True
+        if entry.kind in _OF_PEOPLE:
+            return self._people(log, book, entry)
         versions: Callable[[str], Versions] = book.versions
         return repeat(log, versions, entry, now)
 
@@ -292,7 +290,7 @@ def _concerned(log: SqlLog, page: Sequence[Entry]) -> set[int]:
     the backup, or were erased before it, and are passed over at once."""
     ids = sorted({str(entry.fields["session"]) for entry in page if "session" in entry.fields})
     found = log.find(ids)
-    others = (Kind.POLICY, Kind.REDACTED)
+    others = (Kind.POLICY, *_OF_PEOPLE)
     return {
         entry.number
         for entry in page

@@ -16,7 +16,7 @@ from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.rotation import Rotation
 from adapters.keyring.signing import Signers, origin, public_keys
 from adapters.ledger.opening import open_ledger
-from adapters.log.checkpoint import Checkpoints
+from adapters.log.checkpoint import Checkpoints, last_text, published_reach
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
@@ -53,6 +53,7 @@ from domain.use_cases.erasure_requests import ErasureRequests
 from domain.use_cases.holds import Holds
 from domain.use_cases.items import Items
 from domain.use_cases.policies import PolicyBook, apply_configured, rearm_changed
+from domain.use_cases.restore import repeat_for_people
 from domain.use_cases.sessions import Sessions
 from projections.catalogue import PROJECTIONS
 
@@ -188,16 +189,8 @@ class Lapse:
     @cached_property
     def requests(self) -> ErasureRequests:
         """What people ask to have erased."""
-        return ErasureRequests(
-            SqlRequests(self.engines, self.log),
-            self.sessions,
-            self.log,
-            self.vault,
-            self.keyring,
-            self.policies,
-            AggregateSummaries(),
-            keks=lambda: living_keks(self.keyring),
-            verifier=self.verification,
+        return _requests(
+            self.engines, self.log, self.keyring, self.policies, verifier=self.verification
         )
 
 
@@ -249,13 +242,28 @@ def open_lapse(
             lambda well: alerts.end("ledger") if well else alerts.begin("ledger"),
         )
         log = SqlLog(engines, clock, keyring.forget_subjects, ledger)
-        restoring = Restoring(engines, ledger, keyring.keks, clock, erased=keyring.forget_subjects)
         try:
             book = PolicyBook(log)
             vault = SqlVault(engines)
             evidence = _evidence(settings, database)
+            tree = Tree(engines)
             sessions = Sessions(log, vault, keyring, book)
-            requests = SqlRequests(engines, log)
+            restoring = Restoring(
+                engines,
+                ledger,
+                keyring.keks,
+                clock,
+                lambda log, book, entry: repeat_for_people(
+                    _requests(engines, log, keyring, book),
+                    _holds(engines, log, keyring, book),
+                    entry,
+                ),
+                evidence=lambda: published_reach(evidence, store_of(engines)),
+                erased=keyring.forget_subjects,
+                on_epoch=lambda connection, epoch: tree.open_epoch(
+                    connection, epoch, last_text(connection, evidence, store_of(engines))
+                ),
+            )
             lapse = Lapse(
                 settings=settings,
                 engines=engines,
@@ -265,12 +273,12 @@ def open_lapse(
                 policies=book,
                 sessions=sessions,
                 items=Items(vault, keyring, book, sessions, AggregateSummaries()),
-                holds=Holds(SqlHolds(engines, log), requests, sessions, keyring),
+                holds=_holds(engines, log, keyring, book),
                 projector=Projector(engines, log, PROJECTIONS, clock),
                 alerts=alerts,
                 restoring=restoring,
                 holder=f"{os.getpid()}-{secrets.token_hex(4)}",
-                tree=Tree(engines),
+                tree=tree,
                 evidence=evidence,
             )
             if create:
@@ -288,6 +296,32 @@ def open_lapse(
         finally:
             log.close()
             keyring.close()
+
+
+def _requests(
+    engines: Engines,
+    log: SqlLog,
+    keyring: Keyring,
+    policies: PolicyBook,
+    verifier: Verification | None = None,
+) -> ErasureRequests:
+    vault = SqlVault(engines)
+    return ErasureRequests(
+        SqlRequests(engines, log),
+        Sessions(log, vault, keyring, policies),
+        log,
+        vault,
+        keyring,
+        policies,
+        AggregateSummaries(),
+        keks=lambda: living_keks(keyring),
+        verifier=verifier,
+    )
+
+
+def _holds(engines: Engines, log: SqlLog, keyring: Keyring, policies: PolicyBook) -> Holds:
+    sessions = Sessions(log, SqlVault(engines), keyring, policies)
+    return Holds(SqlHolds(engines, log), SqlRequests(engines, log), sessions, keyring)
 
 
 def _bring_tree_up(lapse: Lapse) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from domain.erasure import ErasureRequest
 from domain.policy import Applied
 from domain.session import (
     By,
@@ -17,6 +18,7 @@ from domain.session import (
     Event,
     Expired,
     Extended,
+    Ground,
     Held,
     Recovered,
     Released,
@@ -35,7 +37,10 @@ class Kind(StrEnum):
     EXTENDED = "extended"
     RECOVERED = "recovered"
     POLICY = "policy"
-    REDACTED = "redacted"  # a person's part in sessions that go on, by an erasure request
+    REDACTED = "redacted"  # a person's part of a session that goes on, by an erasure request
+    REQUEST = "request"  # an erasure request was carried out
+    PERSON_HELD = "person-held"
+    PERSON_RELEASED = "person-released"
     EPOCH = "epoch"  # the database was restored; what follows counts from there
 
 
@@ -109,6 +114,36 @@ def deed_of_policy(applied: Applied, now: int) -> Deed:
         "document": applied.document,
     }
     return Deed(Kind.POLICY, now, fields)
+
+
+def deed_of_part(session: str, tokens: Sequence[str], at: int) -> Deed:
+    """A person's part of a session was erased. tokens: theirs."""
+    return Deed(Kind.REDACTED, at, {"session": session, "tokens": list(tokens)})
+
+
+def deed_of_request(request: ErasureRequest, session: str | None, keks: Sequence[str]) -> Deed:
+    """A request was carried out. session: it was about this one. keks: see `Reach`."""
+    fields = {
+        "request": request.id,
+        "about": str(request.about),
+        "verified_by": str(request.verified_by),
+        "requested_at": request.requested_at,
+        "counts": [request.sessions, request.parts, request.items, request.subjects],
+        "target": session,
+        "keks": list(keks),
+    }
+    return Deed(Kind.REQUEST, request.executed_at or request.requested_at, fields)
+
+
+def deed_of_hold(hold: str, subject: str, ground: Ground, until: int | None, at: int) -> Deed:
+    """A person is held. subject: the id of the vault, random."""
+    fields = {"hold": hold, "subject": subject, "ground": str(ground), "until": until}
+    return Deed(Kind.PERSON_HELD, at, fields)
+
+
+def deed_of_release(hold: str, at: int) -> Deed:
+    """A person is held no more."""
+    return Deed(Kind.PERSON_RELEASED, at, {"hold": hold})
 
 
 def numbered(deeds: Sequence[Deed], after: int, epoch: int, head: int) -> list[Entry]:

@@ -766,6 +766,14 @@ class RequestStore(Protocol):
         """Look again at all that are not executed: a hold was released."""
         ...
 
+    def erase_again(self, part: Part, now: int) -> None:
+        """A person's part once more, on a restored database. Raises Conflict as `erase`."""
+        ...
+
+    def restore(self, row: RequestRow, facts: Sequence[Fact], now: int) -> bool:
+        """A request that a restored database does not know; False if it does."""
+        ...
+
 
 class HoldStore(Protocol):
     """Holds of people, and where to find those of sessions."""
@@ -776,6 +784,10 @@ class HoldStore(Protocol):
 
     def place(self, lookup: bytes, row: HoldRow, fact: Fact, now: int) -> None:
         """A hold on a person from now on. Raises SubjectUnknown."""
+        ...
+
+    def place_again(self, subject: str, row: HoldRow, fact: Fact, now: int) -> bool:
+        """The same on a restored database; False if it knows no such person."""
         ...
 
     def release(self, hold: str, fact: Fact, now: int) -> None:

@@ -234,3 +234,48 @@ def _note(connection: Connection, made: Checkpoint, note: str) -> None:
         f"WHERE partition = 0 AND epoch = {mark} AND size = {mark}",
         (note, made.epoch, made.size),
     )
+
+
+# -- what is known outside the database -------------------------------------------------------
+
+
+def published_reach(evidence: Evidence | None, store: str) -> tuple[int, int] | None:
+    """How far the newest published checkpoint reaches, as (epoch, position); None if there is none,
+    or if nobody can be asked: ledger and key store know, too."""
+    head = _published_head(evidence, store)
+    if head is None:
+        return None
+    epoch = _epoch_of(head.origin)
+    return epoch, head.size - (1 if epoch > 1 else 0)
+
+
+def last_text(connection: Connection, evidence: Evidence | None, store: str) -> str:
+    """The text of the last checkpoint that anybody has, for the first leaf of a new epoch; empty if
+    nothing was ever signed."""
+    row = connection.exec_driver_sql(f"{_SELECT} ORDER BY epoch DESC, size DESC LIMIT 1").fetchone()
+    ours = tree_head(parse_note(row[4]).text) if row is not None else None
+    known = [head for head in (ours, _published_head(evidence, store)) if head is not None]
+    if not known:
+        return ""
+    return max(known, key=lambda head: (_epoch_of(head.origin), head.size)).text
+
+
+def _published_head(evidence: Evidence | None, store: str) -> TreeHead | None:
+    if evidence is None:
+        return None
+    try:
+        note = evidence.latest_checkpoint()
+    except EvidenceUnavailable as error:
+        _log.warning("evidence", operation="look", result="failed", error=error.why)
+        return None
+    try:
+        head = tree_head(parse_note(note).text) if note is not None else None
+    except NoteInvalid:
+        raise LogForked(0) from None
+    ours = head is not None and head.origin.split("/epoch-")[0] == origin(store, 1)
+    return head if ours else None
+
+
+def _epoch_of(name: str) -> int:
+    _, _, epoch = name.partition("/epoch-")
+    return int(epoch) if epoch else 1

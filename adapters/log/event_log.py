@@ -60,7 +60,7 @@ from domain.errors import (
     StoreError,
 )
 from domain.facts import Fact, Pruned
-from domain.ledger import Deed, deed_of_policy, deeds_of
+from domain.ledger import Deed, deed_of_part, deed_of_policy, deeds_of
 from domain.policy import DAY, SECOND, Applied, Version, Versions, from_document
 from domain.ports import (
     NO_CHANGES,
@@ -142,6 +142,10 @@ _FOUND = (
 )
 
 
+Beside = Callable[[Connection, Sequence[str]], tuple[Sequence[Fact], Sequence[Deed]]]
+"""What else an erasure writes in its transaction, see `SqlLog.erase`."""
+
+
 @dataclass
 class _Batch:
     """What one transaction is about to write."""
@@ -159,8 +163,9 @@ class _Batch:
     gone: list[str] = field(default_factory=list)
     # What goes of people from sessions that go on, and what is written with it.
     parts: Sequence[Part] = ()
-    beside: Callable[[Connection, Sequence[str]], Sequence[Fact]] = lambda connection, gone: ()
+    beside: Beside = lambda connection, gone: ((), ())
     facts: Sequence[Fact] = ()
+    deeds: Sequence[Deed] = ()
 
     def refuse(self, index: int, error: Exception) -> None:
         self.answers[index] = error
@@ -233,13 +238,13 @@ class SqlLog:
         wholes: Sequence[Append],
         erased: Sequence[Part],
         now: int,
-        beside: Callable[[Connection, Sequence[str]], Sequence[Fact]],
+        beside: Beside,
     ) -> None:
         """Whole sessions and parts of others in one transaction, or nothing of it.
 
         beside: told the subjects of whom nothing is left, while they are locked; writes what else
-        belongs into the transaction, and answers with facts. Raises Conflict, StoreError, and
-        whatever `beside` raises.
+        belongs into the transaction, and answers with facts and with what the ledger is told
+        of them. Raises Conflict, StoreError, and whatever `beside` raises.
         """
         for attempt in range(DEADLOCKS):
             batch = _Batch(wholes, now, [None] * len(wholes), parts=erased, beside=beside)
@@ -247,6 +252,7 @@ class SqlLog:
                 with self._engines.write() as connection:
                     self._write(connection, batch)
                     _raise_refusal(batch)
+                    self._remember_appended(connection, batch)
                 break
             except StoreDeadlock:
                 if attempt + 1 == DEADLOCKS:
@@ -353,8 +359,11 @@ class SqlLog:
                 deeds += [
                     one._replace(fields={**one.fields, "last_seen": last_seen}) for one in found
                 ]
+        deeds += [deed_of_part(one.session_id, one.found.tokens, batch.now) for one in batch.parts]
+        deeds += batch.deeds
         if deeds or isinstance(self._ledger, Repeating):
             written = sum(len(batch.appends[index].events) for index in batch.accepted)
+            written += len(batch.facts)
             self._ledger.write(connection, deeds, written)
 
     def _without_deeds(
@@ -448,7 +457,7 @@ class SqlLog:
         _fold(connection, accepted)
         batch.gone = vault_rows.write(connection, accepted)
         batch.gone += parts.erase(connection, batch.parts, batch.now)
-        batch.facts = batch.beside(connection, batch.gone)
+        batch.facts, batch.deeds = batch.beside(connection, batch.gone)
         # Every session of a policy counts on the same row: locked last, so that the rest of two
         # batches goes on side by side.
         _count(connection, accepted, batch.parts, batch.counters)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection
 
 from domain.errors import LedgerUnavailable, RestorePending
-from domain.ledger import Deed, Kind, numbered
+from domain.ledger import Deed, numbered
 from domain.ports import Ledger
 
 NUMBER = "ledger"
@@ -68,11 +68,6 @@ class Repeating:
         if locked_number(connection) >= self.upto:
             raise RestorePending("another process repeats what the ledger says; try again")
         put_number(connection, self.upto)
-
-
-def redacted(subject: str, request: str, at: int) -> Deed:
-    """A person's part in shared sessions was erased. subject: the id of the vault, random."""
-    return Deed(Kind.REDACTED, at, {"subject": subject, "request": request})
 
 
 # -- what the database knows ------------------------------------------------------------------

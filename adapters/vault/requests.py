@@ -24,7 +24,8 @@ from adapters.log.transcoder import decode_state
 from adapters.vault import parts
 from domain.erasure import ErasureRequest, Status
 from domain.errors import Conflict, HoldUnknown, SubjectUnknown
-from domain.facts import About, Fact, Refusal, Verification, Waiting
+from domain.facts import About, Fact, Refusal, RequestExecuted, Verification, Waiting
+from domain.ledger import Deed, deed_of_hold, deed_of_release, deed_of_request
 from domain.ports import (
     Append,
     Belongings,
@@ -67,14 +68,7 @@ class SqlRequests:
         self, row: RequestRow, joint: SubjectKey | None, key: DataKey | None, facts: Sequence[Fact]
     ) -> RequestRow:
         with self._engines.write() as connection:
-            columns = ", ".join(_COLUMNS)
-            marks = ", ".join([self._mark] * len(_COLUMNS))
-            written = connection.exec_driver_sql(
-                f"INSERT INTO requests (partition, {columns}) VALUES (0, {marks}) "
-                "ON CONFLICT DO NOTHING",
-                _values(row),
-            ).rowcount
-            if not written:
+            if not _insert(connection, row):
                 return self._standing(connection, row)
             if joint is not None and key is not None:
                 bulk.insert(
@@ -179,15 +173,33 @@ class SqlRequests:
         *,
         gone: bytes | None = None,
     ) -> None:
-        def beside(connection: Connection, subjects: Sequence[str]) -> Sequence[Fact]:
+        def beside(
+            connection: Connection, subjects: Sequence[str]
+        ) -> tuple[Sequence[Fact], Sequence[Deed]]:
             """Behind the locks of everybody concerned: who joins now waits, and comes anew."""
             if gone is not None and _of_subject(connection, gone):
                 raise Conflict("")
             row, facts = settle(subjects)
             _save(connection, row, len(facts))
-            return facts
+            executed = any(isinstance(fact, RequestExecuted) for fact in facts)
+            done = [deed_of_request(row.request, row.session_id, row.keks)] if executed else []
+            return facts, done
 
         self._log.erase(wholes, parts, now, beside)
+
+    # -- doing again --------------------------------------------------------------------------
+
+    def erase_again(self, part: Part, now: int) -> None:
+        self._log.erase((), [part], now, lambda connection, subjects: ((), ()))
+
+    def restore(self, row: RequestRow, facts: Sequence[Fact], now: int) -> bool:
+        with self._engines.write() as connection:
+            written = _insert(connection, row)
+            if written:
+                append_facts(connection, facts, now)
+            self._log.remember(connection, ())
+        self._log.wakeups.notify()
+        return written
 
 
 def _of_subject(connection: Connection, lookup: bytes) -> list[tuple[str, tuple[str, ...]]]:
@@ -250,6 +262,17 @@ def _bytes(value: Any) -> bytes | None:
     return None if value is None else bytes(value)
 
 
+def _insert(connection: Connection, row: RequestRow) -> bool:
+    """Whether it is the first one of its id, key and target."""
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    written = connection.exec_driver_sql(
+        f"INSERT INTO requests (partition, {', '.join(_COLUMNS)}) "
+        f"VALUES (0, {', '.join([mark] * len(_COLUMNS))}) ON CONFLICT DO NOTHING",
+        _values(row),
+    )
+    return written.rowcount == 1
+
+
 def _save(connection: Connection, row: RequestRow, steps: int) -> None:
     """Raises Conflict unless the row is so many facts behind this one."""
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
@@ -288,21 +311,30 @@ class SqlHolds:
             if not subjects:
                 raise SubjectUnknown
             values = (row.hold, subjects[0], str(row.ground), row.since, row.until)
-            columns = ("hold", "subject", "ground", "since", "until")
-            bulk.insert(connection, subject_holds, columns, [values])
+            bulk.insert(connection, subject_holds, _HOLD, [values])
             append_facts(connection, [fact], now)
+            deed = deed_of_hold(row.hold, subjects[0], row.ground, row.until, row.since)
+            self._log.remember(connection, [deed], 1)
         self._log.wakeups.notify()
+
+    def place_again(self, subject: str, row: HoldRow, fact: Fact, now: int) -> bool:
+        with self._engines.write() as connection:
+            _lock_sessions_of(connection, [subject])
+            placed = bool(_lock(connection, "subjects", "subject", [subject]))
+            if placed:
+                values = (row.hold, subject, str(row.ground), row.since, row.until)
+                tail = "ON CONFLICT (partition, hold) DO NOTHING"
+                bulk.insert(connection, subject_holds, _HOLD, [values], tail)
+                append_facts(connection, [fact], now)
+            self._log.remember(connection, (), int(placed))
+        self._log.wakeups.notify()
+        return placed
 
     def release(self, hold: str, fact: Fact, now: int) -> None:
         with self._engines.write() as connection:
             query = "SELECT subject FROM subject_holds WHERE partition = 0 AND hold IN ({ids})"
             subjects = [row[0] for row in bulk.select_in(connection, query, [hold])]
-            query = (
-                "SELECT DISTINCT session_id FROM subject_index "
-                "WHERE partition = 0 AND subject IN ({ids})"
-            )
-            concerned = sorted(row[0] for row in bulk.select_in(connection, query, subjects))
-            _lock(connection, "sessions", "session_id", concerned)
+            concerned = _lock_sessions_of(connection, subjects)
             ended = connection.exec_driver_sql(
                 f"UPDATE subject_holds SET until = {self._mark} WHERE partition = 0 "
                 f"AND hold = {self._mark} AND (until IS NULL OR until > {self._mark})",
@@ -315,6 +347,7 @@ class SqlHolds:
             rows = [(session_id, now) for session_id in concerned]
             bulk.update(connection, sessions, ("session_id",), ("due_at",), rows, setting)
             append_facts(connection, [fact], now)
+            self._log.remember(connection, [deed_of_release(hold, now)], 1)
         self._log.wakeups.notify()
 
     def find(self, hold: str, now: int) -> HoldRow | None:
@@ -350,6 +383,18 @@ class SqlHolds:
     def _ground(self, session_id: str, hold: str) -> Ground:
         events = [recorded.event for recorded in self._log.history(session_id)]
         return [one.ground for one in events if isinstance(one, Held) and one.hold == hold][-1]
+
+
+_HOLD = ("hold", "subject", "ground", "since", "until")
+
+
+def _lock_sessions_of(connection: Connection, subjects: Sequence[str]) -> list[str]:
+    query = (
+        "SELECT DISTINCT session_id FROM subject_index WHERE partition = 0 AND subject IN ({ids})"
+    )
+    concerned = sorted(row[0] for row in bulk.select_in(connection, query, subjects))
+    _lock(connection, "sessions", "session_id", concerned)
+    return concerned
 
 
 def _lock(

@@ -476,6 +476,51 @@ class ErasureRequests:
         self._requests.save(row, facts, now, forget=forget)
         return row
 
+    # -- doing again, on a restored database ----------------------------------------------------
+
+    def erase_part_again(self, session_id: str, tokens: tuple[str, ...], at: int) -> bool:
+        """A person's part of a session goes again; False if nothing of it is there.
+
+        Raises OnHold, StoreError.
+        """
+        for _ in range(ATTEMPTS):
+            found = self._log.find([session_id]).get(session_id)
+            theirs = self._requests.belongings([(session_id, tokens)])[session_id]
+            if found is None or not theirs.names:
+                return False
+            with suppress(Conflict):
+                self._requests.erase_again(self._part(found, theirs, at), at)
+                return True
+        raise Conflict(session_id)
+
+    def restore(
+        self,
+        request_id: str,
+        about: About,
+        verified_by: Verification,
+        requested_at: int,
+        counts: Sequence[int],
+        executed_at: int,
+        actor: str,
+        *,
+        target: str | None,
+        keks: Sequence[str],
+    ) -> bool:
+        """A request that was carried out stands again; it is verified anew, and final when the keys
+        that there are now are gone too. counts: as of `ErasureRequest.execute`. False if it is
+        known; then it goes on from where it is."""
+        facts = receive(request_id, about, verified_by, requested_at, actor)
+        request = project(None, facts)
+        sessions, parts, items, subjects = counts
+        facts += request.execute(sessions, parts, items, subjects, executed_at, actor)
+        row = RequestRow(
+            project(request, facts[1:]),
+            due_at=executed_at,
+            session_id=target,
+            keks=tuple(dict.fromkeys((*keks, *self._keks()))),
+        )
+        return self._requests.restore(row, facts, executed_at)
+
     # -- whom it is about ---------------------------------------------------------------------
 
     def _identifiers(self, row: RequestRow, own: DataKey | None) -> _Identifiers:

@@ -66,6 +66,26 @@ class Holds:
             self._holds.release(hold, HoldReleased(hold, 2, now, "", actor), now)
         self._requests.wake(now)
 
+    # -- doing again, on a restored database ----------------------------------------------------
+
+    def place_again(
+        self, hold: str, subject: str, ground: Ground, until: int | None, at: int, actor: str
+    ) -> bool:
+        """A hold on a person stands again since `at`; False if nothing is known of them."""
+        row = HoldRow(hold, ground, at, until)
+        fact = HoldPlaced(hold, 1, at, "", actor, ground, until)
+        return self._holds.place_again(subject, row, fact, at)
+
+    def release_again(self, hold: str, at: int, actor: str) -> bool:
+        """It ends again; False if it does not stand."""
+        try:
+            self._holds.release(hold, HoldReleased(hold, 2, at, "", actor), at)
+        except HoldUnknown:
+            return False
+        return True
+
+    # -- looking --------------------------------------------------------------------------------
+
     def page(self, now: int, *, after: str = "", limit: int = 100) -> Sequence[HoldRow]:
         """Holds that stand, in order of id, at most `limit` behind id `after`."""
         return self._holds.page(now, after, limit)

@@ -8,12 +8,15 @@ Deletions go through the choke point (erase.py) like all others.
 from collections.abc import Callable
 
 from domain.errors import Conflict, LapseError, OnHold
+from domain.facts import About, Verification
 from domain.ledger import Entry, Kind
 from domain.policy import Applied, Versions, in_force, stream_of
 from domain.ports import Append, Found, Log
 from domain.session import By, Erased, Event, Ground, Scope, Session, project
 from domain.timeline import Outcome, advance
 from domain.use_cases.erase import deletes, due_by
+from domain.use_cases.erasure_requests import ErasureRequests
+from domain.use_cases.holds import Holds
 
 LEDGER = "ledger"
 """The actor of what is done again."""
@@ -142,3 +145,33 @@ def repeat(log: Log, versions_of: Callable[[str], Versions], entry: Entry, now: 
             continue
         return True
     raise Conflict(session_id)
+
+
+def repeat_for_people(requests: ErasureRequests, holds: Holds, entry: Entry) -> bool:
+    """Do again what somebody asked for a person; whether it changed anything.
+
+    Raises OnHold, Conflict, StoreError.
+    """
+    fields, at = entry.fields, entry.at
+    match entry.kind:
+        case Kind.REDACTED:
+            return requests.erase_part_again(fields["session"], tuple(fields["tokens"]), at)
+        case Kind.REQUEST:
+            return requests.restore(
+                fields["request"],
+                About(fields["about"]),
+                Verification(fields["verified_by"]),
+                fields["requested_at"],
+                fields["counts"],
+                at,
+                LEDGER,
+                target=fields["target"],
+                keks=fields["keks"],
+            )
+        case Kind.PERSON_HELD:
+            ground, until = Ground(fields["ground"]), fields["until"]
+            return holds.place_again(fields["hold"], fields["subject"], ground, until, at, LEDGER)
+        case Kind.PERSON_RELEASED:
+            return holds.release_again(fields["hold"], at, LEDGER)
+        case _:
+            raise ValueError(f"{entry.kind} is about nobody")

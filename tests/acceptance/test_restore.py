@@ -43,6 +43,8 @@ class House:
         with self.serving() as app:
             for name in (HELD, EXTENDED, ERASED, SPARED):
                 self._open(app, name)
+            body = {"subject": "guest", "name": "guest"}
+            app.ask("POST", f"/v1/sessions/{self.rooms[SPARED]}/participants", body, expect=201)
             self.cursor = app.ask("GET", "/v1/events")["next"]
         self.restore: Restore = back_up(site, request)
 
@@ -103,7 +105,7 @@ def test_a_restored_database_forgets_again(house: House) -> None:
     house.restore()
     assert databases.row_counts(site.database_url, ("sessions",)) == {"sessions": 4}
     found = house.state()
-    assert (found["state"], found["ledger"]["missing"]) == ("older", 5)
+    assert (found["state"], found["ledger"]["missing"]) == ("older", 7)
     with house.serving() as app:
         assert app.status("GET", f"/v1/sessions/{house.rooms[ERASED]}") == 410
         assert app.status("GET", f"/v1/sessions/{house.rooms[NEW]}") == 404
@@ -124,8 +126,38 @@ def test_a_restored_database_forgets_again(house: House) -> None:
         rows = databases.rows(site.database_url, f"SELECT session_id FROM {table}")
         assert gone.isdisjoint(row[0] for row in rows), table
     (fact,) = facts(site)
-    assert (fact["epoch"], fact["missing"]) == (2, 5)
+    assert (fact["epoch"], fact["missing"]) == (2, 7)
     assert house.state()["state"] == "current"
+    assert site.ask("db", "check") == {"ok": True, "findings": []}
+
+
+@pytest.mark.row("G5")
+def test_who_was_erased_among_others_is_gone_again_and_who_was_held_is_held(house: House) -> None:
+    """A person's part of a room that goes on, and a hold of a person; the request stands again, and
+    the tree of the new epoch proves it all."""
+    site = house.site
+    guest = {"subject": "guest", "verified_by": "controller"}
+    with house.serving() as app:
+        request = app.ask("POST", "/v1/erasure-requests", guest, expect=202)
+        assert request["executed_at"]
+        hold = {"subject": f"reader of {HELD}", "ground": "legal-claim"}
+        app.ask("POST", "/v1/holds", hold, expect=201)
+        gone = app.ask(
+            "POST", "/v1/holds", {**hold, "subject": f"reader of {EXTENDED}"}, expect=201
+        )
+        app.ask("DELETE", f"/v1/holds/{gone['hold']}", expect=204)
+    house.restore()
+    with house.serving() as app:
+        people = app.ask("GET", f"/v1/sessions/{house.rooms[SPARED]}/participants")["participants"]
+        assert [one["name"] for one in people] == [SPARED]
+        again = app.ask("GET", f"/v1/erasure-requests/{request['request_id']}")
+        kept = ("about", "verified_by", "requested_at", "executed_at", "parts", "deadline_at")
+        assert {key: again[key] for key in kept} == {key: request[key] for key in kept}
+        refused = app.http.delete(f"/v1/sessions/{house.rooms[HELD]}")
+        assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (409, "held")
+        app.ask("DELETE", f"/v1/sessions/{house.rooms[EXTENDED]}", expect=204)
+    assert house.state()["state"] == "current"
+    assert site.ask("audit", "verify")["ok"]
     assert site.ask("db", "check") == {"ok": True, "findings": []}
 
 

@@ -7,9 +7,9 @@ import pytest
 from adapters.ledger.memory import MemoryLedger
 from adapters.log.engine import open_engines
 from adapters.log.event_log import SqlLog
-from adapters.log.remembering import Remembering, redacted
+from adapters.log.remembering import Remembering
 from domain.errors import LedgerUnavailable, RestorePending
-from domain.ledger import Entry, Kind
+from domain.ledger import Entry, Kind, deed_of_part
 from domain.policy import DAY, HOUR
 from domain.ports import Append, Deletion
 from domain.session import By, Ground, Scope
@@ -253,10 +253,10 @@ def test_a_transaction_of_somebody_else_is_remembered_too(
 ) -> None:
     """Erasures across sessions write their own rows: the ledger is their last step."""
     with sql_store.engines.write() as connection:
-        log.remember(connection, [redacted("subject-1", "request-1", TEN)])
+        log.remember(connection, [deed_of_part("session-1", ["token-1"], TEN)])
     (entry,) = entries(ledger)
     assert (entry.kind, dict(entry.fields)) == (
         Kind.REDACTED,
-        {"subject": "subject-1", "request": "request-1"},
+        {"session": "session-1", "tokens": ["token-1"]},
     )
     assert contained(sql_store) == 1
