@@ -107,12 +107,15 @@ def select_rows(
             connection.exec_driver_sql(_select_all(table, keys, columns), array_literals(rows))
         )
     found: list[Any] = []
+    found_by = " AND ".join(f"t.{name} = u.{name}" for name in keys)
     for start in range(0, len(rows), _IN_CHUNK // len(keys)):
         chunk = rows[start : start + _IN_CHUNK // len(keys)]
         marks = ",".join([f"({','.join('?' * len(keys))})"] * len(chunk))
+        # Not `(a, b) IN (VALUES ...)`: for that SQLite reads all of partition 0.
         query = (
-            f"SELECT {','.join(columns)} FROM {table.name} "
-            f"WHERE partition = 0 AND ({','.join(keys)}) IN (VALUES {marks})"
+            f"WITH u({','.join(keys)}) AS (VALUES {marks}) "
+            f"SELECT {','.join(f't.{name}' for name in columns)} "
+            f"FROM u CROSS JOIN {table.name} t ON t.partition = 0 AND {found_by}"
         )
         found += connection.exec_driver_sql(query, tuple(v for row in chunk for v in row))
     return found
