@@ -76,8 +76,8 @@ class Pending(Generic[Answer]):
         if self._on_done is not None:
             try:
                 self._on_done(self)
-            except Exception:  # noqa: BLE001 - say, a closed event loop; others wait behind it
-                _log.exception("an author's callback failed")
+            except Exception as error:  # noqa: BLE001 - a closed event loop; others wait behind it
+                _log.error("an author could not be answered: %s", type(error).__name__)
 
 
 class Committer(Generic[Unit, Answer]):
