@@ -86,6 +86,7 @@ def completeness(
         audit.c.partition == PARTITION,
         audit.c.generation == serving(NAME),
         audit.c.actor == SCHEDULER,
+        audit.c.event.startswith("session."),  # what a worker says of requests is no sweep
         audit.c.effective_at < end,
     )
     late = func.max(audit.c.recorded_at - audit.c.effective_at)

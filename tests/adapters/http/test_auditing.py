@@ -65,6 +65,19 @@ def test_completeness_over_a_day(site: Site) -> None:
     site.ask("GET", "/v1/audit/completeness?after=x", role="auditor", expect=422)
 
 
+def test_what_a_request_waits_for_is_no_work_of_a_sweep(site: Site) -> None:
+    """A request that a hold suspends says so in the log; the numbers of sweeps add up without."""
+    session = site.session()
+    hold = {"session": session, "ground": "legal-claim"}
+    site.ask("POST", "/v1/holds", hold, role="privacy", expect=201)
+    wanted = {"session": session, "verified_by": "controller"}
+    request = site.ask("POST", "/v1/erasure-requests", wanted, role="privacy", expect=202)
+    assert request["reason"] == "held"
+    site.wait(MINUTE)
+    found = site.ask("GET", "/v1/audit/completeness", role="auditor")
+    assert (found["ok"], found["done"]) == (True, [])
+
+
 @pytest.mark.row("P3.7")
 def test_every_access_is_on_record(site: Site) -> None:
     """Who read which kind of personal data of which session, by which operation, how it ended and
