@@ -149,6 +149,7 @@ class Lapse:
             self.holder,
             every=parse_duration(self.settings.key_rotation),
             restore_window=parse_duration(self.settings.restore_window),
+            wake=self.log.wakeups.notify,
         )
 
     def access(self) -> Access:

@@ -1,22 +1,26 @@
 """What the database knows about its keys, in the table `meta`: no key, but how to recognise each.
 
 `store`: the random id of the key store. `kek:ID`: a check value of a KEK. `retired:ID`: since when
-no wrapped key names it, for a provider that cannot remember that. `secret:NAME`: a secret of the
-whole installation, wrapped by a KEK, for a provider that is no place of its own.
+no wrapped key names it, for a provider that cannot remember that. `destroying:ID`: what was known
+of a KEK when its destruction began, until the log says that it is gone. `secret:NAME`: a secret of
+the whole installation, wrapped by a KEK, for a provider that is no place of its own.
 """
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
+import orjson
 from sqlalchemy import Connection
 
 from adapters.keyring.aead import wiping
-from adapters.keyring.keks import KekProvider, WrappedKey
+from adapters.keyring.keks import Kek, KekProvider, WrappedKey
 from adapters.log.engine import Engines
 from adapters.log.schema import meta
 
 _STORE = "store"
 _CHECK = "kek:"
 _RETIRED = "retired:"
+_DESTROYING = "destroying:"
 _SECRET = "secret:"  # noqa: S105 - the name of a row
 LOOKUP_CHECK = "lookup-check"
 
@@ -42,8 +46,9 @@ def _put(connection: Connection, name: str, value: bytes) -> None:
     connection.execute(meta.insert().values(name=name, value=value))
 
 
-def _remove(connection: Connection, names: Collection[str]) -> None:
-    connection.execute(meta.delete().where(meta.c.name.in_(names)))
+def _remove(connection: Connection, names: Collection[str]) -> int:
+    """How many there were."""
+    return connection.execute(meta.delete().where(meta.c.name.in_(names))).rowcount
 
 
 def _all(engines: Engines, prefix: str) -> dict[str, bytes]:
@@ -78,6 +83,31 @@ def note_check(connection: Connection, kek: str, check: bytes) -> None:
 
 def forget_checks(connection: Connection, keks: Collection[str]) -> None:
     _remove(connection, [_CHECK + kek for kek in keks])
+
+
+class Destruction(NamedTuple):
+    """Of a KEK: what was known of it, and when it began. Times in microseconds."""
+
+    created_at: int | None
+    retired_at: int | None
+    asked_at: int
+
+
+def note_destruction(connection: Connection, kek: Kek, now: int) -> None:
+    """That it begins, unless it began before."""
+    begun = Destruction(kek.created_at, kek.retired_at, now)
+    put_new(connection, _DESTROYING + kek.id, orjson.dumps(begun._asdict()))
+
+
+def destructions(engines: Engines) -> Mapping[str, Destruction]:
+    """Those that the log does not know to be done, by KEK."""
+    noted = _all(engines, _DESTROYING)
+    return {kek: Destruction(**orjson.loads(begun)) for kek, begun in noted.items()}
+
+
+def forget_destruction(connection: Connection, kek: str) -> bool:
+    """Whether it was still noted."""
+    return _remove(connection, [_DESTROYING + kek]) == 1
 
 
 class RetiredInDatabase:

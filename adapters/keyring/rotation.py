@@ -7,9 +7,10 @@ from which the next run goes on, whoever runs it:
     no row names an old KEK   -> it is retired: from now on it is only needed for backups
     `restore_window` later    -> it is destroyed, and with it what backups, logs and pages of the
                                  database still hold under it
+    the key store has it not  -> the log says so
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.keyring import known
+from adapters.keyring import destruction, known
 from adapters.keyring.generations import (
     PAGE,
     Generation,
@@ -63,7 +64,8 @@ class Rotation:
     """Rotates the KEKs behind one database.
 
     clock: microseconds since the epoch. every: age of a KEK at which the next one is made.
-    restore_window: how long a retired one is kept. holder: of the lease, this process.
+    restore_window: how long a retired one is kept. holder: of the lease, this process. wake: called
+    when something was written into the log.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Rotation:
         every: int,
         restore_window: int,
         page: int = PAGE,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        self._wake = wake
         self._engines = engines
         self._keyring = keyring
         self._keks = keyring.keks
@@ -90,6 +94,7 @@ class Rotation:
         self._kept = 0
         self._look_at = 0
         self._overwritten = True
+        self._recorded = False
         self._closing = False
 
     def close(self) -> None:
@@ -151,6 +156,7 @@ class Rotation:
             self._is_old(current, now)
             or self._settled != current.id
             or not self._overwritten
+            or not self._recorded
             or any(self._is_over(kek, now) for kek in earlier)
         )
 
@@ -223,21 +229,33 @@ class Rotation:
                 known.note_check(connection, kek, check)
 
     def _destroy(self, now: int) -> None:
+        over = {kek.id: kek for kek in self._keks.keks()[:-1] if self._is_over(kek, now)}
+        if over:
+            self._destroy_unnamed(over, now)
+        self._record_destroyed(now)
+
+    def _destroy_unnamed(self, over: Mapping[str, Kek], now: int) -> None:
         """Only what nothing names. The database forgets a KEK first: the other way round a crash
         would leave one that is expected and not there."""
-        over = {kek.id for kek in self._keks.keks()[:-1] if self._is_over(kek, now)}
-        if not over:
-            return
-        named = over & rows_per_kek(self._engines).keys()
+        named = over.keys() & rows_per_kek(self._engines).keys()
         if named:
             self._settled = ""  # of a restored backup: they are moved first
-        over -= named | self._secrets.keks()
+        going = over.keys() - named - self._secrets.keks()
         with self._engines.write() as connection:
             self._fence(connection)
-            known.forget_checks(connection, over)
-        gone = self._keks.destroy(over)
+            destruction.begin(connection, [over[kek] for kek in going], now)
+        self._recorded = False
+        gone = self._keks.destroy(going)
         if gone:
             _log.info("rotate", operation="destroy", result="done", keks=sorted(gone))
+
+    def _record_destroyed(self, now: int) -> None:
+        """Not by what was asked for, but by what the key store says is there."""
+        self._keks.look_again()
+        alive = [kek.id for kek in self._keks.keks()]
+        if destruction.record(self._engines, alive, now, self._fence):
+            self._wake()
+        self._recorded = True
 
     def _overwrite(self) -> None:
         self._overwritten = overwrite_freed_pages(self._engines)

@@ -155,7 +155,7 @@ class TransitKeks:
         return gone
 
     def counter(self) -> None:
-        """Transit keeps keys and nothing else (docs/decisions/0029)."""
+        """Transit keeps keys and nothing else (docs/decisions/0028)."""
 
     def note_counter(self, counter: Counter) -> None:
         """See `counter`."""
