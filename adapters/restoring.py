@@ -13,6 +13,7 @@ Every step leaves a state from which the next start goes on. Several processes m
 each entry is done in the transaction that says it is.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +28,13 @@ from adapters.log import remembering
 from adapters.log.engine import Engines, StoreDeadlock
 from adapters.log.event_log import SqlLog, append_facts
 from adapters.log.remembering import Remembering, Repeating
-from domain.errors import KeyUnavailable, LedgerTooShort, RestorePending, StoreError
+from domain.errors import (
+    KeyUnavailable,
+    LedgerTooShort,
+    RestorePending,
+    StoreBusy,
+    StoreError,
+)
 from domain.facts import EpochOpened
 from domain.ledger import Deed, Entry, Kind
 from domain.policy import MINUTE, Versions
@@ -37,6 +44,9 @@ from domain.use_cases.restore import LEDGER, apply_again, repeat
 _log = structlog.get_logger(component="restore")
 
 PAGE = 500
+COLLISIONS, PAUSE = 100, 0.05
+"""How often a step is tried again that another process is at, while nothing changes; and seconds
+between two of these attempts."""
 STREAM = "log"
 """Under which facts about the log itself stand in it."""
 _UNTOLD = "epoch-untold"
@@ -181,10 +191,13 @@ class Restoring:
 
     def run(self, keep_on: Callable[[], bool] = lambda: True) -> int:
         """Do again what is missing, until nothing is; how many entries that were. keep_on: asked
-        between two steps. Raises LedgerTooShort, StoreError, KeyUnavailable."""
-        done = 0
+        between two steps. Raises LedgerTooShort, KeyUnavailable, StoreError: StoreBusy if another
+        process that does the same gets nowhere."""
+        done, collisions = 0, 0
+        before: Standing | None = None
         while keep_on():
             standing = self.look()
+            collisions, before = (collisions if standing == before else 0), standing
             self.is_pending = standing.state in (State.OLDER, State.SHORT) or (
                 standing.state is State.BEHIND and self._is_behind()
             )
@@ -201,14 +214,18 @@ class Restoring:
                 else:
                     self._tell_epoch(standing)
             except (RestorePending, StoreDeadlock):
-                continue  # another process does the same
+                # Another process does the same.
+                collisions += 1
+                if collisions == COLLISIONS:
+                    raise StoreBusy("another process repeats the ledger and gets nowhere") from None
+                time.sleep(PAUSE)
         if done:
             _log.info("restore", operation="replay", result="done", entries=done)
         return done
 
-    def watch(self) -> None:
+    def watch(self, keep_on: Callable[[], bool] = lambda: True) -> None:
         """Call it every second: repeats what a failed commit left, keeps the key store's count,
-        notices an epoch that another process opened."""
+        notices an epoch that another process opened. keep_on, errors: as `run`."""
         with self._engines.read() as connection:
             epoch, position = remembering.epoch_in(connection), _head(connection)
             contained = remembering.number_in(connection)
@@ -218,7 +235,7 @@ class Restoring:
         is_old_count = noted is None or noted.entries != contained
         is_wrong = self._ledger.is_behind or is_older or epoch != was
         if is_wrong or is_old_count or self._clock() - self._noted_at > MINUTE:
-            self.run()
+            self.run(keep_on)
 
     def note(self, standing: Standing) -> None:
         """Let the key store count how far ledger and log reach."""

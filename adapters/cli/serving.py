@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
@@ -118,7 +119,8 @@ def _serve(
         restore(lapse, listening, stop)
         if stop.is_set():
             return SweepCount()
-        parts.enter_context(repeating("ledger", lapse.restoring.watch, REFRESH_SECONDS))
+        watching_ledger = partial(lapse.restoring.watch, lambda: not stop.is_set())
+        parts.enter_context(repeating("ledger", watching_ledger, REFRESH_SECONDS))
         parts.enter_context(repeating("forget-keys", lapse.keyring.forget_old, REFRESH_SECONDS))
         if only != "api":
             ticker = parts.enter_context(working(lapse, stop))
