@@ -8,6 +8,7 @@ import typer
 
 from adapters.cli import (
     auditing,
+    certificates,
     cleaning,
     demo,
     erasures,
@@ -124,6 +125,15 @@ audit.command("verify", epilog=_example("audit verify --against checkpoint.txt")
 audit.command("publish", epilog=_example("audit publish --out public"))(proof.publish)
 audit.command("key", epilog=_example("audit key --json"))(proof.keys)
 app.add_typer(audit, name="audit")
+
+certificate = typer.Typer(no_args_is_help=True, help="Proof that a session ended.")
+certificate.command(
+    "get", epilog=_example("certificate get df28b1c36f60a182bf85563d1ecf9722 --out c.json")
+)(certificates.get)
+certificate.command("verify", epilog=_example("certificate verify c.json --key certificates.pem"))(
+    certificates.verify
+)
+app.add_typer(certificate, name="certificate")
 
 policy = typer.Typer(no_args_is_help=True, help="Check, preview and apply retention policies.")
 policy.command("check", epilog=_example("policy check policies.toml"))(policies.check)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +159,34 @@ def test_every_exported_event_is_proven(site: Installation) -> None:
         other = rows[row["leaf_index"] - 1]
         assert not verifies({**row, "leaf_bytes": other["leaf_bytes"]}, note)
         assert not verifies({**row, "leaf_index": other["leaf_index"]}, note)
+
+
+@pytest.mark.row("G10")
+def test_a_certificate_is_verified_offline(site: Installation, visited: str) -> None:
+    """With the two public keys alone; not with a byte changed, nor with another key, nor for a
+    session that lives. Asked again it states the same."""
+    file = site.folder / "certificate.json"
+    site.lapse("certificate", "get", visited, "--out", str(file), expect=FAILED)
+    site.now = "2026-11-24T12:30:00+00:00"
+    site.lapse("sweep")
+    site.lapse("certificate", "get", visited, "--out", str(file))
+    keys = site.ask("audit", "key")
+    pem = site.folder / "certificates.pem"
+    pem.write_text(keys["certificates"]["pem"])
+    log = ("--log-key", keys["checkpoints"]["verifier_key"])
+    verify = ("certificate", "verify", str(file), "--key", str(pem))
+    stated = site.ask(*verify, *log, LAPSE_DATABASE_URL="sqlite:////nowhere/at/all.db")["statement"]
+    assert (stated["what"], stated["id"], stated["reason"]) == ("session.erased", visited, "rule")
+    assert stated["recipients"] == []
+    assert stated["due_at"] == "2026-11-23T09:32:00.000Z"
+    assert len(stated["keks"]) == 1
+    site.lapse("certificate", "get", visited, "--out", str(file))
+    assert site.ask(*verify)["statement"] == stated
+    document = json.loads(file.read_text())
+    payload = b64decode(document["payload"]).replace(b"session.erased", b"session.erasee")
+    changed = {**document, "payload": b64encode(payload).decode()}
+    file.write_text(json.dumps(changed))
+    assert not site.ask(*verify, expect=FAILED)["ok"]
+    file.write_text(json.dumps(document))
+    pem.write_text(keys["checkpoints"]["pem"])
+    assert "signed" in site.lapse(*verify, expect=FAILED).err
