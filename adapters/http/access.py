@@ -72,6 +72,7 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
         ("PUT", "/v1/policies/{name}"): frozenset({_O}),
         ("POST", "/v1/policies/{name}/impact"): frozenset({_O}),
         ("GET", "/v1/checkpoint"): PUBLIC,
+        ("GET", f"{_ONE}/certificate"): PUBLIC,
         ("GET", "/v1/tile/{level}/{tile}"): PUBLIC,
         ("GET", "/v1/tile/entries/{tile}"): frozenset({_A}),
         ("GET", "/v1/audit/proof"): frozenset({_A, _V}),

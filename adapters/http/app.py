@@ -12,6 +12,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from adapters.http import (
     access_requests,
     auditing,
+    certificates,
     erasures,
     events,
     items,
@@ -110,7 +111,7 @@ def create_app(service: Service, feed: Feed) -> FastAPI:
     app.include_router(watching.router, responses=dict(_OF_A_SESSION))
     app.include_router(watching.sockets)
     app.include_router(access_requests.router, responses=dict(_OF_A_COPY))
-    for module in (policies, proof, auditing, events):
+    for module in (policies, proof, certificates, auditing, events):
         app.include_router(module.router, responses=dict(_OF_THE_LOG))
     app.include_router(erasures.router, responses=dict(_OF_A_REQUEST))
     app.include_router(operations.router)

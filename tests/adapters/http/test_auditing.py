@@ -6,6 +6,7 @@ import json
 import pytest
 from pyarrow import parquet
 
+from adapters.certificates import verified
 from adapters.clock import format_instant
 from domain.policy import DAY, HOUR, MINUTE
 from tests.adapters.http.conftest import Site
@@ -137,3 +138,22 @@ def test_the_log_as_a_file(site: Site) -> None:
     assert body("csv").count(b"\r\n") == 3
     path = "/v1/audit/export?policy=reading-room"
     site.ask("GET", path, token=token, expect=403)
+
+
+@pytest.mark.row("P3.4")
+def test_an_erasure_is_certified_for_everybody(site: Site) -> None:
+    """Without a token once it ended, and the statement holds nothing of the person."""
+    session = site.session(owner="ann@example.org")
+    token = site.join(session)["token"]
+    path = f"/v1/sessions/{session}/certificate"
+    assert site.client.get(path).status_code == 404
+    site.ask("DELETE", f"/v1/sessions/{session}", expect=204)
+    answer = site.client.get(path)
+    assert answer.status_code == 200
+    signers = site.lapse.signers
+    key, log = signers.certificates.public_key, signers.checkpoints.verifier_key()
+    stated = verified(answer.content, key, log)
+    assert (stated["what"], stated["reason"]) == ("session.erased", "request")
+    assert token not in json.dumps(stated)
+    actors = {one.event.actor for one in site.lapse.log.history(session)}
+    assert not any(actor in json.dumps(stated) for actor in actors)
