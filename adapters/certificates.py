@@ -1,9 +1,11 @@
-"""Certificates: signed statements that a session ended, verifiable offline, naming nobody.
+"""Certificates: signed statements that a session ended, or how far a request for erasure is; they
+name nobody and are verifiable offline.
 
 DSSE envelopes (https://github.com/secure-systems-lab/dsse) around canonical JSON, signed with an
 Ed25519 key of their own. Each carries the inclusion proof of the deciding event and the checkpoint
 that the proof leads to. The event itself is not in it, only the hash of its leaf: its actor would
-link what one person had erased.
+link what one person had erased. For the same reason one about a request names no session, and one
+about a session names no request.
 """
 
 import base64
@@ -23,6 +25,7 @@ from adapters.log.checkpoint import Checkpoint
 from adapters.log.merkle import verify_inclusion
 from adapters.log.note import NoteInvalid, VerifierKey, parse_note, tree_head
 from adapters.log.tree import Inclusion
+from domain.erasure import ErasureRequest
 from domain.explanation import Explanation, explain
 from domain.policy import SECOND, Versions
 from domain.ports import Recorded
@@ -75,17 +78,15 @@ def deciding(history: Sequence[Recorded]) -> Recorded | None:
 @dataclass(frozen=True)
 class Residue:
     """What may still open a copy. keks: key-encryption keys that existed when it was done and are
-    not destroyed yet. until: when the last of them is, microseconds; None: none is left."""
+    not destroyed yet. until: when the last of them is, in microseconds, unless keys are rotated
+    late; None: none is left."""
 
     keks: tuple[str, ...]
     until: int | None
 
 
-def residue(
-    keks: Sequence[Kek], done_at: int, now: int, *, rotation: int, restore_window: int
-) -> Residue:
-    """By what the key store holds now. A key in use is retired by the next rotation."""
-    left = [one for one in keks if one.created_at is None or one.created_at <= done_at]
+def residue(left: Sequence[Kek], now: int, *, rotation: int, restore_window: int) -> Residue:
+    """left: those that the key store still holds. One in use is retired by the next rotation."""
     ends = [(now + rotation if k.retired_at is None else k.retired_at) for k in left]
     until = max(ends) + restore_window if ends else None
     return Residue(tuple(one.id for one in left), until)
@@ -98,8 +99,12 @@ def session_statement(
     left: Residue | None,
     proof: Inclusion,
     checkpoint: Checkpoint,
+    scanned: ErasureRequest | None = None,
 ) -> dict[str, Any]:
-    """What a certificate says about a session. left: None for an expiry, which destroys no key."""
+    """What a certificate says about a session. left: None for an expiry, which destroys no key.
+
+    scanned: a request about this session after whose execution every store was read back.
+    """
     event = ended.event
     why: Explanation = next(one for one in explain(history, versions) if one.recorded is ended)
     facts = vars(event)
@@ -121,10 +126,63 @@ def session_statement(
         "keks": list(left.keks) if left is not None else [],
         "residual_until": format_instant(left.until) if left is not None else None,
         "copies": "operator-declared",
-        "scan": None,
+        **_scan(scanned),
         "recipients": [],
         "log": _log(ended.position, proof, checkpoint),
     }
+
+
+def request_statement(
+    history: Sequence[Recorded],
+    request: ErasureRequest,
+    keks: Sequence[str],
+    left: Residue | None,
+    proof: Inclusion,
+    checkpoint: Checkpoint,
+) -> dict[str, Any]:
+    """What a certificate says about a request, as its facts so far say.
+
+    keks: all that there were when it was carried out. left: None until it was.
+    """
+    newest = history[-1]
+    return {
+        "kind": KIND,
+        "about": "request",
+        "id": request.id,
+        "what": event_name(newest.event.TOPIC),
+        "status": str(request.status),
+        "reason": request.reason or request.ground,
+        "erases": str(request.about),
+        "verified_by": str(request.verified_by),
+        "requested_at": format_instant(request.requested_at),
+        "deadline_at": format_instant(request.deadline_at),
+        "executed_at": format_instant(request.executed_at),
+        "verified_at": format_instant(request.verified_at),
+        "final_at": format_instant(request.final_at),
+        "refused_at": format_instant(request.refused_at),
+        "counts": {
+            "sessions": request.sessions,
+            "parts": request.parts,
+            "items": request.items,
+            "subjects": request.subjects,
+        },
+        "positions": {"first": history[0].position, "last": newest.position},
+        "keks_at_execution": list(keks),
+        "keks": list(left.keks) if left is not None else [],
+        "residual_until": format_instant(left.until) if left is not None else None,
+        "copies": "operator-declared",
+        **_scan(request),
+        "recipients": [],
+        "log": _log(newest.position, proof, checkpoint),
+    }
+
+
+def _scan(request: ErasureRequest | None) -> dict[str, Any]:
+    """What the stores said when they were read back; nothing is said where nobody looked."""
+    if request is None or request.verified_at is None:
+        return {}
+    at = format_instant(request.verified_at)
+    return {"scan": {"at": at, "stores": dict(request.stores)}}
 
 
 def _freed(history: Sequence[Recorded]) -> int:

@@ -5,7 +5,7 @@ Each is an object of its own that is written once and never again. A store that 
 (object lock, a disk mounted append-only) makes it evidence against the operator too.
 
     checkpoints/EPOCH/MILLIONS/SIZE     the note; names sort by epoch and size
-    certificates/ID                     a certificate
+    certificates/ID-EVENT-POSITION      a certificate of what an event says, the first one issued
 """
 
 import re
@@ -68,7 +68,7 @@ class Evidence:
         self._put(f"checkpoints/{epoch:06d}/{size // 1_000_000:012d}/{size:018d}", note.encode())
 
     def put_certificate(self, name: str, body: bytes) -> None:
-        """Keep a certificate under its id, unless it is there already. Raises ValueError for a
+        """Keep a certificate under a name, unless one is there already. Raises ValueError for a
         name that is none."""
         if not _ID.fullmatch(name):
             raise ValueError("not the id of a certificate")

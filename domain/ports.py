@@ -714,6 +714,10 @@ class RequestStore(Protocol):
         """The request that came by this key."""
         ...
 
+    def about_session(self, session_id: str) -> Sequence[RequestRow]:
+        """The requests about one session as a whole."""
+        ...
+
     def key_of(self, request_id: str) -> DataKey | None:
         """What seals its identifiers; None once it is gone."""
         ...

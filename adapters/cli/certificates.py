@@ -1,4 +1,4 @@
-"""`lapse certificate get`, `verify`: signed statements that a session ended."""
+"""`lapse certificate get`, `verify`: signed statements of what ended, and of what was erased."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,31 +11,31 @@ from adapters.certificates import CertificateInvalid, verified
 from adapters.cli.errors import FAILED, refusals, say_error
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import console, print_json
-from adapters.issuing import session_certificate
+from adapters.issuing import certificate
 from adapters.log.note import NoteInvalid, VerifierKey, verifier_key
 from adapters.wiring import open_lapse, require_database
 from domain.errors import SettingsInvalid
 
 
 def get(
-    session_id: Annotated[str, typer.Argument(metavar="ID", help="A session's id.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A session's or a request's id.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where it goes.")],
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Write the certificate of a session that expired or was erased. Exit code 1 if there is
-    none."""
+    """Write the certificate of a session that expired or was erased, or of a request for erasure.
+    Exit code 1 if there is none."""
     with refusals():
         settings = load(db)
         require_database(settings)
         with open_lapse(settings) as lapse:
-            made = session_certificate(lapse, session_id, lapse.clock())
+            made = certificate(lapse, id_, lapse.clock())
         try:
             out.write_bytes(made)
         except OSError as error:
             raise SettingsInvalid(f"--out: cannot be written ({error.strerror})") from None
         if as_json:
-            print_json({"session": session_id, "bytes": len(made)})
+            print_json({"id": id_, "bytes": len(made)})
 
 
 def verify(

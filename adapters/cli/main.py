@@ -126,7 +126,7 @@ audit.command("publish", epilog=_example("audit publish --out public"))(proof.pu
 audit.command("key", epilog=_example("audit key --json"))(proof.keys)
 app.add_typer(audit, name="audit")
 
-certificate = typer.Typer(no_args_is_help=True, help="Proof that a session ended.")
+certificate = typer.Typer(no_args_is_help=True, help="Proof of what ended and what was erased.")
 certificate.command(
     "get", epilog=_example("certificate get df28b1c36f60a182bf85563d1ecf9722 --out c.json")
 )(certificates.get)

@@ -82,6 +82,7 @@ ACCESS: Mapping[tuple[str, str], frozenset[Role]] = {
         ("POST", "/v1/erasure-requests"): frozenset({_V, _IN}),
         ("GET", "/v1/erasure-requests"): frozenset({_V, _A}),
         ("GET", "/v1/erasure-requests/{request_id}"): frozenset({_P, _V, _A, _IN}),
+        ("GET", "/v1/erasure-requests/{request_id}/certificate"): frozenset({_V, _IN}),
         ("POST", "/v1/erasure-requests/{request_id}/refuse"): frozenset({_V}),
         ("POST", "/v1/holds"): frozenset({_V}),
         ("GET", "/v1/holds"): frozenset({_V, _A}),

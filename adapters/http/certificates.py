@@ -1,15 +1,16 @@
-"""Certificates over HTTP: for everybody who knows a session's id, since they name nobody."""
+"""Certificates over HTTP: of a session for everybody who knows its id, since they name nobody; of a
+request for whoever asked, and privacy officers."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from adapters.http.access import authorize
-from adapters.http.models import SessionId
+from adapters.http.models import RequestId, SessionId
 from adapters.http.problems import Refused
 from adapters.http.rates import Rates
 from adapters.http.service import Service, the_service
-from adapters.issuing import NotEnded, session_certificate
+from adapters.issuing import NotEnded, request_certificate, session_certificate
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
 
@@ -38,4 +39,16 @@ def certificate(session_id: SessionId, request: Request, here: Here) -> Response
         made = session_certificate(here.lapse, session_id, here.now())
     except NotEnded as error:
         raise Refused(404, "not-found", "There is no certificate", str(error)) from None
+    return Response(made, media_type=MEDIA_TYPE)
+
+
+@router.get(
+    "/erasure-requests/{request_id}/certificate",
+    operation_id="erasure-certificate",
+    response_class=Response,
+    responses=_ENVELOPE,
+)
+def erasure_certificate(request_id: RequestId, here: Here) -> Response:
+    """How far a request is, and how much it took: signed, with the proof that the log says so."""
+    made = request_certificate(here.lapse, request_id, here.now())
     return Response(made, media_type=MEDIA_TYPE)

@@ -100,6 +100,11 @@ class SqlRequests:
     def by_key(self, key: bytes) -> RequestRow | None:
         return self._one("key", key)
 
+    def about_session(self, session_id: str) -> Sequence[RequestRow]:
+        with self._engines.read() as connection:
+            found = bulk.select_in(connection, f"{_SELECT}session_id IN ({{ids}})", [session_id])
+        return sorted(map(_row, found), key=lambda row: row.request.requested_at)
+
     def _one(self, column: str, value: Any) -> RequestRow | None:
         with self._engines.read() as connection:
             rows = bulk.select_in(connection, f"{_SELECT}{column} IN ({{ids}})", [value])

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from domain.erasure import Reach, Status, project, receive
+from domain.erasure import ErasureRequest, Reach, Status, project, receive
 from domain.errors import (
     Conflict,
     KeyUnavailable,
@@ -197,6 +197,11 @@ class ErasureRequests:
         if row is None:
             raise RequestUnknown(request_id)
         return row
+
+    def verified_about(self, session_id: str) -> ErasureRequest | None:
+        """A request about this session whose execution was verified; None if there is none."""
+        found = (row.request for row in self._requests.about_session(session_id))
+        return next((one for one in found if one.verified_at is not None), None)
 
     def page(
         self, *, after: str = "", limit: int = 100, status: Status | None = None
