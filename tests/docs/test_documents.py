@@ -117,7 +117,13 @@ def test_every_command_of_a_document_does_what_it_says(
     ended = subprocess.run(
         ["bash", "-c", script],
         cwd=folder,
-        env={"PATH": programs, "HOME": str(home), "LC_ALL": "C.UTF-8", "OUT": str(tmp_path)},
+        env={
+            "PATH": programs,
+            "HOME": str(home),
+            "LC_ALL": "C.UTF-8",
+            "OUT": str(tmp_path),
+            "GOCACHE": str(ROOT / "build" / "go" / "cache"),  # what was compiled is kept
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

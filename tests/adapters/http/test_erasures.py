@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from adapters.certificates import verified
 from domain.policy import DAY, HOUR
 from tests.adapters.http.conftest import Site
 
@@ -194,3 +195,29 @@ def test_nobody_unknown_is_held(site: Site) -> None:
     body = {"subject": "nobody", "ground": "legal-claim"}
     site.ask("POST", "/v1/holds", body, role="privacy", expect=404)
     site.ask("POST", "/v1/holds", {"ground": "legal-claim"}, role="privacy", expect=422)
+
+
+def test_a_certificate_is_for_who_asked(site: Site) -> None:
+    """Privacy officers, and the participant whose request it is; strangers and other roles get
+    nothing. What it says is what the request says, and names no session."""
+    room = site.session()
+    site.join(room, "host")
+    asking = site.ask("POST", f"/v1/sessions/{room}/participants", {}, expect=201)
+    found = ask(site, {}, token=asking["access_token"])
+    path = f"/v1/erasure-requests/{found['request_id']}/certificate"
+    assert site.client.get(path).status_code == 401
+    for role in ("producer", "auditor", "operator"):
+        site.ask("GET", path, role=role, expect=403)
+    missing = f"/v1/erasure-requests/{'0' * 32}/certificate"
+    site.ask("GET", missing, role="privacy", expect=404)
+    signers = site.lapse.signers
+    for token in (asking["access_token"], site.token("privacy")):
+        answer = site.client.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.headers["Content-Type"] == "application/vnd.dsse.envelope.v1+json"
+        stated = verified(
+            answer.content, signers.certificates.public_key, signers.checkpoints.verifier_key()
+        )
+        same = ("status", "requested_at", "deadline_at", "executed_at", "verified_by", "reason")
+        assert {name: stated[name] for name in same} == {name: found[name] for name in same}
+        assert (stated["erases"], stated["counts"]["parts"]) == ("participant", 1)
+        assert not any(word in str(stated) for word in (room, asking["token"]))
