@@ -381,7 +381,7 @@ STORES: Mapping[str, Store] = {
 
 _MONTH = re.compile(r"requests_\d{4}_\d{2}")
 _OF_A_MONTH = _store(
-    "id at actor role method path status duration session read",
+    "id at actor role method path status duration session read operation",
     "who asked what, by keyed hash and template; dropped whole after a year",
     requests_without_facts,
     fault=Fault.NOT_A_FACT,
