@@ -17,6 +17,9 @@ from tests.servers import wait_until
 
 START = micros("2026-11-01T10:00:00Z")
 HELD, EXTENDED, ERASED, SPARED, NEW = "held", "extended", "erased", "spared", "new"
+MISSING = 7
+"""Entries of the ledger after the backup: a hold, an extension, a policy, and two requests, each
+with the erasure that carried it out."""
 RULES = """
 [policy.reading-room]
 presence = "30s"
