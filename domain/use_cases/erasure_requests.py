@@ -513,18 +513,26 @@ class ErasureRequests:
     ) -> bool:
         """A request that was carried out stands again; it is verified anew, and final when the keys
         that there are now are gone too. counts: as of `ErasureRequest.execute`. False if it is
-        known; then it goes on from where it is."""
-        facts = receive(request_id, about, verified_by, requested_at, actor)
-        request = project(None, facts)
+        known and was carried out; one that is open still was so by now."""
+        known = self._requests.find(request_id)
+        if known is not None and known.request.status is not Status.REQUESTED:
+            return False
+        received = receive(request_id, about, verified_by, requested_at, actor)
+        request = known.request if known is not None else project(None, received)
         sessions, parts, items, subjects = counts
-        facts += request.execute(sessions, parts, items, subjects, executed_at, actor)
-        row = RequestRow(
-            project(request, facts[1:]),
+        facts = request.execute(sessions, parts, items, subjects, executed_at, actor)
+        row = replace(
+            known or RequestRow(request, due_at=None, session_id=target),
+            request=project(request, facts),
             due_at=executed_at,
-            session_id=target,
+            failures=0,
             keks=tuple(dict.fromkeys((*keks, *self._keks()))),
         )
-        return self._requests.restore(row, facts, executed_at)
+        if known is None:
+            return self._requests.restore(row, (*received, *facts), executed_at)
+        # Whom it is about is not needed any more: what it took is gone, by entries before this one.
+        self._requests.save(replace(row, sealed=None, target=None), facts, executed_at, forget=True)
+        return True
 
     # -- whom it is about ---------------------------------------------------------------------
 
