@@ -3,7 +3,7 @@
 import pytest
 
 from tests.servers import PostgresServer
-from tests.torture import _http_scale, http, log, storage
+from tests.torture import _http_scale, erasure, http, log, storage
 from tests.torture._scale import TINY
 
 SHOWS = {
@@ -44,5 +44,13 @@ def test_an_instance_that_is_killed_takes_nothing_along(postgres_server: Postgre
 def test_sessions_give_back_what_they_cost(postgres_server: PostgresServer) -> None:
     """Bytes in the database, and none of them in the memory of the service."""
     rows = list(storage.PARTS["tiers"](_http_scale.TINY, postgres_server))
+    assert rows
+    assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.row("G4", "G5")
+def test_whoever_asked_is_erased_whatever_is_killed(postgres_server: PostgresServer) -> None:
+    """Nothing of them is left, nobody else lost anything, and the log verifies."""
+    rows = list(erasure.PARTS["requests"](_http_scale.TINY, postgres_server))
     assert rows
     assert [row for row in rows if not row.ok] == []
