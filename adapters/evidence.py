@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from adapters.object_stores import client_options
 from domain.errors import EvidenceUnavailable, SettingsInvalid
 
 _CHECKPOINT = re.compile(r"checkpoints/(\d{6})/\d{12}/(\d{18})")
@@ -145,7 +146,7 @@ class Evidence:
             else:
                 self._opened = from_url(
                     self._where.url,
-                    client_options={"timeout": "10s", "connect_timeout": "5s"},
+                    client_options=client_options(),
                     retry_config=_RETRIES,
                 )
         except (BaseError, OSError, ValueError) as error:

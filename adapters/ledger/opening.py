@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from adapters.ledger.local import LocalLedger
+from adapters.object_stores import client_options
 from domain.errors import SettingsInvalid
 from domain.ports import Ledger
 
@@ -40,4 +41,7 @@ def _in_bucket(url: str, store: str) -> Ledger:
     from adapters.ledger.objects import ObjectLedger  # noqa: PLC0415
 
     # Few retries: a transaction waits for the answer.
-    return ObjectLedger(S3Store.from_url(url, retry_config={"max_retries": 2}), store)
+    objects = S3Store.from_url(
+        url, client_options=client_options(), retry_config={"max_retries": 2}
+    )
+    return ObjectLedger(objects, store)
