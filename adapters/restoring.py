@@ -288,6 +288,9 @@ class Restoring:
         with self._engines.write() as connection:
             if remembering.locked_number(connection) < page[-1].number:
                 remembering.put_number(connection, page[-1].number)
+            epoch = remembering.epoch_in(connection)
+            if any(one.kind is Kind.EPOCH and one.fields["epoch"] == epoch for one in page):
+                connection.exec_driver_sql(_NOW_TOLD)  # by somebody whose commit was lost
         return done
 
     def _do_again(self, log: SqlLog, book: PolicyBook, entry: Entry) -> bool:
