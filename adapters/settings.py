@@ -74,6 +74,13 @@ class Settings(BaseSettings):
         "vault+https://host:port/v1/transit/keys/NAME. The folder is never below the database's: a "
         "copy of that folder would then hold both the sealed data and its keys.",
     )
+    key_escrow_url: str | None = Field(
+        default=None,
+        description="Folder for one copy of the key file, file:///path: it must exist, on another "
+        "disk or machine. It follows every change; keys are destroyed there first, and as long as "
+        "it cannot be written none is. Never below the database's folder, nor in the key folder; "
+        "not with Vault. By default none.",
+    )
     ledger_url: str | None = Field(
         default=None,
         description="Where the erasure ledger is: a folder, file:///path, or s3://bucket/prefix "
@@ -297,6 +304,28 @@ class Settings(BaseSettings):
                 "vault+https://host:port/v1/transit/keys/NAME"
             )
         return Path(unquote(parts.path))
+
+    @property
+    def key_escrow(self) -> Path | None:
+        """The folder behind `key_escrow_url`. Raises SettingsInvalid."""
+        if self.key_escrow_url is None:
+            return None
+        keys = self.key_store
+        if not isinstance(keys, Path):
+            raise SettingsInvalid(
+                "LAPSE_KEY_ESCROW_URL is for a key file, and LAPSE_KEY_URL names Vault: its keys "
+                "never leave it, so back up Vault itself, and leave this unset"
+            )
+        parts = urlsplit(self.key_escrow_url)
+        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+            raise SettingsInvalid("LAPSE_KEY_ESCROW_URL: write file:///folder, an absolute path")
+        folder = Path(unquote(parts.path))
+        if folder.resolve().is_relative_to(keys.resolve()):
+            raise SettingsInvalid(
+                "LAPSE_KEY_ESCROW_URL names the key folder, or one in it: what takes one copy "
+                "takes the other, so name a folder on another disk or machine"
+            )
+        return folder
 
     @property
     def ledger(self) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from adapters.archive import zipped
 from adapters.evidence import Evidence, open_evidence
+from adapters.keyring.clock_guard import ClockGuard
+from adapters.keyring.escrow import Escrow
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.rotation import Rotation
@@ -141,15 +143,21 @@ class Lapse:
         rearm_changed(self.log, self.policies.refresh(), self.clock())
 
     def rotation(self) -> Rotation:
-        """What rotates the keys of this database."""
+        """What rotates the keys of this database. The clock of a test is set by hand: it is
+        believed."""
+        window = parse_duration(self.settings.restore_window)
+        guarded = self.settings.clock is None
         return Rotation(
             self.engines,
             self.keyring,
             self.clock,
             self.holder,
             every=parse_duration(self.settings.key_rotation),
-            restore_window=parse_duration(self.settings.restore_window),
+            restore_window=window,
             wake=self.log.wakeups.notify,
+            guard=ClockGuard(self.engines, self.clock, window // 4, self.alerts)
+            if guarded
+            else None,
         )
 
     def access(self) -> Access:
@@ -236,8 +244,10 @@ def open_lapse(
         require_database(settings)
     with open_database(settings) as engines:
         require_current(engines, create=create)
-        keyring = open_keyring(engines, settings.key_store, database, clock())
         alerts = Alerts()
+        keyring = open_keyring(
+            engines, settings.key_store, database, clock(), _escrow(settings, alerts)
+        )
         ledger = Remembering(
             open_ledger(settings.ledger, store_of(engines), database),
             lambda well: alerts.end("ledger") if well else alerts.begin("ledger"),
@@ -283,6 +293,7 @@ def open_lapse(
                 evidence=evidence,
             )
             if create:
+                keyring.keks.keep_escrow()
                 _ = lapse.signers  # made, or refused, before anything is written
             if create and restore:
                 restoring.run()
@@ -330,6 +341,14 @@ def _bring_tree_up(lapse: Lapse) -> None:
     whoever needs the tree: it is no failure of what was written."""
     with suppress(StoreError, CorruptEvent):
         lapse.tree.follow()
+
+
+def _escrow(settings: Settings, alerts: Alerts) -> Escrow | None:
+    """Raises SettingsInvalid."""
+    folder = settings.key_escrow
+    if folder is None:
+        return None
+    return Escrow(folder, lambda well: alerts.end("escrow") if well else alerts.begin("escrow"))
 
 
 def _evidence(settings: Settings, database: Path | None) -> Evidence | None:

@@ -23,6 +23,7 @@ def status(db: Database = None, as_json: Json = False) -> None:
             "moving": rotation.is_unfinished(),
             "rotation": format_duration(parse_duration(settings.key_rotation)),
             "restore_window": format_duration(parse_duration(settings.restore_window)),
+            "escrow": rotation.escrow(),
         }
     if as_json:
         print_json(found)
@@ -32,6 +33,8 @@ def status(db: Database = None, as_json: Json = False) -> None:
         _COLUMNS,
         [[one[name] for name in _COLUMNS] for one in found["keks"]],
     )
+    if found["escrow"] is not None:
+        console.print(f"the escrow of the key file is {found['escrow']}")
     if found["moving"]:
         console.print("wrapped keys are being moved; `lapse serve` begins anew what was killed")
 

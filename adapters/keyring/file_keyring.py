@@ -5,8 +5,9 @@ database, or a copy of that one would hold both. It is named after the random id
 the database keeps a check value of every KEK it uses: a key file that is missing, foreign or
 damaged is refused at the start. New keys are made only for a store that has none.
 
-A rotation writes the whole file anew under another name and renames it, so that a crash leaves the
-old one or the new one; a lock file keeps two rotators apart. Processes that have it open notice.
+A change writes the whole file anew under another name and renames it, so that a crash leaves the
+old one or the new one; a lock file keeps two writers apart. Processes that have it open notice. If
+there is an escrow it gets a copy after each change, and before a destruction.
 """
 
 import fcntl
@@ -22,8 +23,10 @@ from typing import Any
 import orjson
 
 from adapters.keyring.aead import KEY, seal, unseal, wiping
-from adapters.keyring.keks import Counter, Kek, Placed, WrappedKey
+from adapters.keyring.escrow import Escrow
+from adapters.keyring.keks import Counter, EscrowState, Kek, Placed, WrappedKey
 from adapters.keyring.keyring import Keyring
+from adapters.keyring.replacing import replace_file, sync_folder, write_file
 from domain.errors import KeyUnavailable, SealBroken
 
 _FORMAT = "lapse/keys/v3"
@@ -56,8 +59,9 @@ class Content:
 class KeyFile:
     """The KEKs of one store, in a file; `adapters.keyring.keks.KekProvider`."""
 
-    def __init__(self, path: Path, content: Content) -> None:
+    def __init__(self, path: Path, content: Content, escrow: Escrow | None = None) -> None:
         self._path = path
+        self._escrow = escrow
         self._content = content
         self._seen = _signature(path)
 
@@ -108,9 +112,29 @@ class KeyFile:
         )
 
     def destroy(self, keks: Collection[str]) -> Collection[str]:
+        """Raises KeyUnavailable."""
         gone = set(keks) - {self.keks()[-1].id}
-        self._change_keks(lambda known: {n: one for n, one in known.items() if n not in gone})
+        with self._locked() as content:
+            left = {name: one for name, one in content.keks.items() if name not in gone}
+            changed = replace(content, keks=left)
+            if not self._copy(changed):
+                return ()  # it waits until it can be destroyed in both
+            self._write(changed)
         return gone
+
+    def escrow_state(self) -> EscrowState | None:
+        return None if self._escrow is None else _state(self._escrow, self._path, self._newest())
+
+    def keep_escrow(self) -> EscrowState | None:
+        """Raises KeyUnavailable."""
+        if self._escrow is None:
+            return None
+        if self.escrow_state() is EscrowState.CURRENT:
+            self._escrow.succeed()
+        else:
+            with self._locked() as content:
+                self._copy(content)
+        return self.escrow_state()
 
     def signing_seeds(self, purposes: frozenset[str], *, make: bool) -> Mapping[str, bytes]:
         """The seeds of the signing keys. make: those that are missing are made.
@@ -182,11 +206,30 @@ class KeyFile:
 
     def _change(self, change: Callable[[Content], Content]) -> None:
         """Write the file anew, while no other process does. Raises KeyUnavailable."""
-        with _locked(self._path):
-            content = _read(self._path, self._content.store)
+        with self._locked() as content:
             changed = change(content)
-            _replace(self._path, _encoded(changed))
-            self._content, self._seen = changed, _signature(self._path)
+            self._write(changed)
+            self._copy(changed)
+
+    @contextmanager
+    def _locked(self) -> Iterator[Content]:
+        """What the file says, while no other process changes it. Raises KeyUnavailable."""
+        with _locked(self._path):
+            yield _read(self._path, self._content.store)
+
+    def _write(self, content: Content) -> None:
+        with _writing():
+            replace_file(self._path, _encoded(content))
+        self._content, self._seen = content, _signature(self._path)
+
+    def _copy(self, content: Content) -> bool:
+        """Whether the escrow, if there is one, has this now."""
+        if self._escrow is None:
+            return True
+        if _state(self._escrow, self._path, content) is EscrowState.AHEAD:
+            self._escrow.fail("it holds other keys: newer ones, or those of another database")
+            return False
+        return self._escrow.keep(self._path.name, _encoded(content))
 
 
 class FileKeyring(Keyring):
@@ -203,8 +246,8 @@ def create_key_file(folder: Path, store: str, now: int | None = None) -> KeyFile
     path = _path(folder, store)
     with _writing():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(path, _encoded(content))
-        _sync_folder(folder)
+        write_file(path, _encoded(content))
+        sync_folder(folder)
     return KeyFile(path, content)
 
 
@@ -213,10 +256,10 @@ def discard_key_file(folder: Path, store: str) -> None:
     _path(folder, store).unlink(missing_ok=True)
 
 
-def read_key_file(folder: Path, store: str) -> KeyFile:
+def read_key_file(folder: Path, store: str, escrow: Escrow | None = None) -> KeyFile:
     """The keys of a store. Raises KeyUnavailable with what is wrong and what to do."""
     path = _path(folder, store)
-    return KeyFile(path, _read(path, store))
+    return KeyFile(path, _read(path, store), escrow)
 
 
 def _path(folder: Path, store: str) -> Path:
@@ -313,6 +356,33 @@ def _decoded_kek(fields: Mapping[str, Any]) -> FileKek:
     return FileKek(bytes.fromhex(fields["key"]), *times)
 
 
+# -- the escrow -------------------------------------------------------------------------------
+
+
+def _state(escrow: Escrow, path: Path, content: Content) -> EscrowState:
+    """How the copy stands to what the key file says. The counter changes all the time and says
+    nothing about keys: it may lag."""
+    try:
+        body = escrow.read(path.name)
+    except OSError:
+        return EscrowState.UNAVAILABLE
+    copy = _decoded(body) if body is not None else None
+    if copy is None:
+        return EscrowState.BEHIND
+    if copy.store != content.store or _is_newer(copy, content):
+        return EscrowState.AHEAD
+    same = replace(copy, counter=None) == replace(content, counter=None)
+    return EscrowState.CURRENT if same else EscrowState.BEHIND
+
+
+def _is_newer(copy: Content, content: Content) -> bool:
+    """The key file is then an older one that somebody put there. What it lacks otherwise is what
+    was destroyed, or is about to be."""
+    newest = max(one.created_at or 0 for one in content.keks.values())
+    unknown = copy.keks.keys() - content.keks.keys()
+    return any((copy.keks[kek].created_at or 0) > newest for kek in unknown)
+
+
 # -- writing ----------------------------------------------------------------------------------
 
 
@@ -330,35 +400,6 @@ def _encoded(content: Content) -> bytes:
         "counter": content.counter._asdict() if content.counter is not None else None,
     }
     return orjson.dumps(fields, option=orjson.OPT_INDENT_2)
-
-
-def _replace(path: Path, body: bytes) -> None:
-    """Put a new file in the place of the old one, whose bytes are then overwritten: it may hold a
-    KEK that was destroyed."""
-    fresh = path.with_name(f"{path.name}.new")
-    with _writing(), path.open("r+b", buffering=0) as old:
-        fresh.unlink(missing_ok=True)  # of a rotation that was killed
-        _write(fresh, body)
-        fresh.rename(path)
-        _sync_folder(path.parent)
-        old.write(bytes(os.fstat(old.fileno()).st_size))
-        os.fsync(old.fileno())
-
-
-def _write(path: Path, body: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ it still open what they wrapped, until they are destroyed.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -58,6 +59,16 @@ class Counter(NamedTuple):
     position: int
 
 
+class EscrowState(StrEnum):
+    """How the copy of the keys stands to the keys. ahead: it knows newer keys, or those of another
+    store, and is left alone. unavailable: its folder cannot be read or written."""
+
+    CURRENT = "current"
+    BEHIND = "behind"
+    AHEAD = "ahead"
+    UNAVAILABLE = "unavailable"
+
+
 Placed = tuple[bytes, bytes | bytearray]
 """A place, and the key that belongs there."""
 
@@ -97,7 +108,17 @@ class KekProvider(Protocol):
         ...
 
     def destroy(self, keks: Collection[str]) -> Collection[str]:
-        """Destroy KEKs that are not current, for good; those that are gone now."""
+        """Destroy KEKs that are not current, for good, first in the copy of the keys; those that
+        are gone now."""
+        ...
+
+    def escrow_state(self) -> EscrowState | None:
+        """How our copy of the keys stands; None if there is none."""
+        ...
+
+    def keep_escrow(self) -> EscrowState | None:
+        """Bring the copy up to date if it is behind; how it stands then. Said loudly if it cannot
+        be done."""
         ...
 
     def counter(self) -> Counter | None:

@@ -3,7 +3,8 @@
 `store`: the random id of the key store. `kek:ID`: a check value of a KEK. `retired:ID`: since when
 no wrapped key names it, for a provider that cannot remember that. `destroying:ID`: what was known
 of a KEK when its destruction began, until the log says that it is gone. `secret:NAME`: a secret of
-the whole installation, wrapped by a KEK, for a provider that is no place of its own.
+the whole installation, wrapped by a KEK, for a provider that is no place of its own. `clock`: the
+time that was last believed.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ _RETIRED = "retired:"
 _DESTROYING = "destroying:"
 _SECRET = "secret:"  # noqa: S105 - the name of a row
 LOOKUP_CHECK = "lookup-check"
+CLOCK = "clock"
 
 
 def value(engines: Engines, name: str) -> bytes | None:
@@ -41,9 +43,14 @@ def put_new(connection: Connection, name: str, value: bytes) -> bool:
     return written.rowcount == 1
 
 
-def _put(connection: Connection, name: str, value: bytes) -> None:
-    _remove(connection, [name])
-    connection.execute(meta.insert().values(name=name, value=value))
+def put(connection: Connection, name: str, value: bytes) -> None:
+    """In the place of whatever there is."""
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    connection.exec_driver_sql(
+        f"INSERT INTO meta (name, value) VALUES ({mark}, {mark}) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )
 
 
 def _remove(connection: Connection, names: Collection[str]) -> int:
@@ -122,7 +129,7 @@ class RetiredInDatabase:
     def note(self, keks: Collection[str], now: int) -> None:
         with self._engines.write() as connection:
             for kek in keks:
-                _put(connection, _RETIRED + kek, b"%d" % now)
+                put(connection, _RETIRED + kek, b"%d" % now)
 
     def forget(self, keks: Collection[str]) -> None:
         with self._engines.write() as connection:
@@ -171,7 +178,7 @@ class KeptSecrets:
             (fresh,) = self._keks.rewrap([wrapped])
             if fresh is not None:
                 with self._engines.write() as connection:
-                    _put(connection, _SECRET + name, _written(fresh))
+                    put(connection, _SECRET + name, _written(fresh))
 
     def keks(self) -> set[str]:
         """The KEKs that wrap any of them."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.keyring import known, signing
+from adapters.keyring.escrow import Escrow
 from adapters.keyring.file_keyring import (
     FileKeyring,
     KeyFile,
@@ -27,18 +28,24 @@ _LOOKUP_SECRET = 32
 
 
 def open_keyring(
-    engines: Engines, keys: Path | TransitKey, database: Path | None, now: int
+    engines: Engines,
+    keys: Path | TransitKey,
+    database: Path | None,
+    now: int,
+    escrow: Escrow | None = None,
 ) -> Keyring:
     """The keyring for this database. keys: folder of key files, or a key of Vault. database: its
-    file, if it is one.
+    file, if it is one. escrow: of the key file.
 
     A database that was never opened before gets an id and keys of its own. Raises KeyUnavailable.
     """
     if isinstance(keys, TransitKey):
         return _open_transit(engines, keys)
-    _refuse_beside(keys, database)
+    _refuse_beside("the key folder", "LAPSE_KEY_URL", keys, database)
+    if escrow is not None:
+        _refuse_beside("the escrow", "LAPSE_KEY_ESCROW_URL", escrow.folder, database)
     store = known.store_of(engines) or _new_store_in_file(engines, keys, now)
-    file = read_key_file(keys, store)
+    file = read_key_file(keys, store, escrow)
     if known.value(engines, known.LOOKUP_CHECK) != file.lookup_check_value():
         raise KeyUnavailable(
             "the key file does not hold the lookup secret of this database: restore the key file "
@@ -98,14 +105,14 @@ def require_known(engines: Engines, keks: KekProvider) -> None:
             )
 
 
-def _refuse_beside(folder: Path, database: Path | None) -> None:
+def _refuse_beside(what: str, variable: str, folder: Path, database: Path | None) -> None:
     if database is None:
         return
     below = database.resolve().parent
     if folder.resolve().is_relative_to(below):
         raise KeyUnavailable(
-            "the key folder lies below the folder of the database, so a copy of that folder would "
-            "hold both the sealed data and its keys: set LAPSE_KEY_URL to a folder elsewhere"
+            f"{what} lies below the folder of the database, so a copy of that folder would "
+            f"hold both the sealed data and its keys: set {variable} to a folder elsewhere"
         )
 
 

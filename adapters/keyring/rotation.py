@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.keyring import destruction, known
+from adapters.keyring.clock_guard import ClockGuard
 from adapters.keyring.generations import (
     PAGE,
     Generation,
@@ -26,7 +27,7 @@ from adapters.keyring.generations import (
     overwrite_freed_pages,
     rows_per_kek,
 )
-from adapters.keyring.keks import Kek
+from adapters.keyring.keks import EscrowState, Kek
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import require_known, store_of
 from adapters.log.engine import Engines
@@ -65,7 +66,8 @@ class Rotation:
 
     clock: microseconds since the epoch. every: age of a KEK at which the next one is made.
     restore_window: how long a retired one is kept. holder: of the lease, this process. wake: called
-    when something was written into the log.
+    when something was written into the log. guard: without one the clock is believed, as that of
+    a test is.
     """
 
     def __init__(
@@ -79,8 +81,11 @@ class Rotation:
         restore_window: int,
         page: int = PAGE,
         wake: Callable[[], None] = lambda: None,
+        guard: ClockGuard | None = None,
     ) -> None:
         self._wake = wake
+        self._guard = guard
+        self._trusted = guard is None
         self._engines = engines
         self._keyring = keyring
         self._keks = keyring.keks
@@ -95,6 +100,7 @@ class Rotation:
         self._look_at = 0
         self._overwritten = True
         self._recorded = False
+        self._watched_at: int | None = None
         self._closing = False
 
     def close(self) -> None:
@@ -105,9 +111,10 @@ class Rotation:
         """Do what is due by now, unless another process is at it. A failure is logged, and tried
         again a minute later."""
         now = self._clock()
-        if now < self._look_at:
-            return
+        if self._look_at - SETTLE <= now < self._look_at:
+            return  # a clock that was set back does not keep us waiting for what it showed before
         try:
+            self._watch(now)
             if self._is_due(now):
                 with self._lease():
                     self._run_due(now)
@@ -148,7 +155,41 @@ class Rotation:
         """Whether keys are being moved, or a move was killed and will be begun anew."""
         return is_unfinished(self._engines)
 
+    def escrow(self) -> EscrowState | None:
+        """How the copy of the keys stands; None if there is none."""
+        return self._keks.escrow_state()
+
     # -- what is due --------------------------------------------------------------------------
+
+    def _watch(self, now: int) -> None:
+        """Once a minute, whether something is due or not."""
+        if self._watched_at is not None and abs(now - self._watched_at) < SETTLE:
+            return
+        self._watched_at = now
+        self._keks.keep_escrow()
+        if not self._trusts() and self._guard is not None:
+            jump = self._guard.steady_jump()
+            if jump is not None:
+                with self._lease():
+                    self._make_up(self._guard, jump, now)
+
+    def _trusts(self) -> bool:
+        """Whether the clock may destroy something."""
+        if self._guard is not None:
+            self._trusted = self._guard.trusts()
+        return self._trusted
+
+    def _make_up(self, guard: ClockGuard, jump: int, now: int) -> None:
+        """Terms that began before a jump end later by it. Believed last: whoever is killed before
+        leaves terms that are too long, never one that is too short."""
+        if self._trusts():
+            return  # another process was first
+        for kek in self._keks.keks()[:-1]:
+            # What began after it would lie ahead.
+            if kek.retired_at is not None and kek.retired_at + jump <= now:
+                self._keks.retire([kek.id], kek.retired_at + jump)
+        guard.believe()
+        self._trusts()
 
     def _is_due(self, now: int) -> bool:
         *earlier, current = self._keks.keks()
@@ -157,7 +198,7 @@ class Rotation:
             or self._settled != current.id
             or not self._overwritten
             or not self._recorded
-            or any(self._is_over(kek, now) for kek in earlier)
+            or (self._trusted and any(self._is_over(kek, now) for kek in earlier))
         )
 
     def _run_due(self, now: int) -> None:
@@ -230,7 +271,7 @@ class Rotation:
 
     def _destroy(self, now: int) -> None:
         over = {kek.id: kek for kek in self._keks.keks()[:-1] if self._is_over(kek, now)}
-        if over:
+        if over and self._trusts():
             self._destroy_unnamed(over, now)
         self._record_destroyed(now)
 
@@ -248,10 +289,14 @@ class Rotation:
         gone = self._keks.destroy(going)
         if gone:
             _log.info("rotate", operation="destroy", result="done", keks=sorted(gone))
+        elif going and self._keks.escrow_state() is not None:
+            _log.error("rotate", operation="destroy", result="waits for the escrow")
 
     def _record_destroyed(self, now: int) -> None:
-        """Not by what was asked for, but by what the key store says is there."""
+        """Not by what was asked for, but by what the key store and its copy say is there."""
         self._keks.look_again()
+        if self._keks.keep_escrow() not in (None, EscrowState.CURRENT):
+            return
         alive = [kek.id for kek in self._keks.keks()]
         if destruction.record(self._engines, alive, now, self._fence):
             self._wake()

@@ -18,6 +18,8 @@ ALERTS = (
     "request-failed",
     "request-overdue",
     "ledger",
+    "escrow",
+    "clock-jump",
 )
 """Every alert there is."""
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.acceptance import databases
 from tests.acceptance.clients import Client, client
-from tests.acceptance.commands import REFUSED, Installation, Running, micros
+from tests.acceptance.commands import REFUSED, USAGE, Installation, Running, micros
 from tests.servers import wait_until
 from tests.transit import TOKEN, fake_transit
 
@@ -44,6 +45,10 @@ def wrapped(site: Installation) -> set[bytes]:
 def kek_in_use(site: Installation) -> set[str]:
     """Which KEKs the rows name."""
     return {row[0] for row in databases.rows(site.database_url, "SELECT kek FROM subject_keys")}
+
+
+def says(app: Client, line: str) -> bool:
+    return line in app.http.get("/metrics").text
 
 
 def names(app: Client, room: str) -> set[str]:
@@ -106,6 +111,33 @@ def test_the_command_rotates_at_once_beside_a_service(sealed_site: Installation)
         assert kek_in_use(site) == {done["kek"]}
         app.ask("POST", path, {"subject": "bob", "name": "Bob"}, expect=201)
         assert names(app, room) == {"Ann", "Bob"}
+
+
+def test_a_copy_of_the_key_file_follows_it(site: Installation, tmp_path: Path) -> None:
+    """The command says how it stands; while it cannot be written an alert does, at /metrics too."""
+    escrow = tmp_path / "escrow"
+    escrow.mkdir(mode=0o700)
+    site.lapse("db", "upgrade")
+    assert site.ask("key", "status")["escrow"] is None
+    site.environment["LAPSE_KEY_ESCROW_URL"] = escrow.as_uri()
+    assert site.ask("key", "status")["escrow"] == "behind"
+    site.lapse("token", "--role", "admin")
+    with site.serving("--port", "0") as service, client(site, service, "operator") as app:
+        assert site.ask("key", "status")["escrow"] == "current"
+        site.ask("key", "rotate")
+        assert site.ask("key", "status")["escrow"] == "current"
+        (copy,) = escrow.iterdir()
+        assert len(orjson.loads(copy.read_bytes())["keks"]) == 2
+        escrow.rename(tmp_path / "away")
+        assert site.ask("key", "status")["escrow"] == "unavailable"
+        site.wait(hours=1)
+        wait_until(lambda: says(app, 'lapse_alert{alert="escrow"} 1.0'), 60, "the alert")
+        (tmp_path / "away").rename(escrow)
+        site.wait(hours=1)
+        wait_until(lambda: says(app, 'lapse_alert{alert="escrow"} 0.0'), 60, "its end")
+    site.environment["LAPSE_KEY_ESCROW_URL"] = site.environment["LAPSE_KEY_URL"]
+    refused = site.lapse("key", "status", expect=USAGE)
+    assert "LAPSE_KEY_ESCROW_URL" in refused.err
 
 
 def test_keys_need_a_database(site: Installation) -> None:

@@ -69,6 +69,26 @@ def test_a_key_url_is_an_absolute_folder(url: str) -> None:
         _ = load_settings(key_url=url).key_folder
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://bucket", "escrow", "file:", "file:///etc/lapse/keys", "file:///etc/lapse/keys/in"]
+)
+def test_an_escrow_is_another_folder(url: str) -> None:
+    """In the key folder it would be lost with the key file."""
+    settings = load_settings(key_url="file:///etc/lapse/keys", key_escrow_url=url)
+    with pytest.raises(SettingsInvalid, match="LAPSE_KEY_ESCROW_URL"):
+        _ = settings.key_escrow
+
+
+def test_an_escrow_is_for_a_key_file() -> None:
+    """What is in Vault is backed up with Vault."""
+    key_url = "vault+https://vault.example.org:8200/v1/transit/keys/lapse"
+    settings = load_settings(
+        key_url=key_url, vault_token_file=Path("token"), key_escrow_url="file:///mnt/escrow/lapse"
+    )
+    with pytest.raises(SettingsInvalid, match="back up Vault"):
+        _ = settings.key_escrow
+
+
 def test_the_defaults_keep_keys_and_database_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.keyring.clock_guard import ClockGuard
+from adapters.keyring.escrow import Escrow
 from adapters.keyring.keks import TransitKey
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring
@@ -21,16 +23,17 @@ WINDOW = 7 * DAY
 
 @dataclass
 class KeyStore:
-    """Where the keys of one database are. wall: the time there and here."""
+    """Where the keys of one database are. wall: the time there and here. escrow: of a key file."""
 
     where: Path | TransitKey
     wall: Wall
     transit: FakeTransit | None
     opened: list[Keyring] = field(default_factory=list)
+    escrow: Escrow | None = None
 
     def open(self, engines: Engines) -> Keyring:
         """As a process does when it starts."""
-        self.opened.append(open_keyring(engines, self.where, None, self.wall()))
+        self.opened.append(open_keyring(engines, self.where, None, self.wall(), self.escrow))
         return self.opened[-1]
 
     def close(self) -> None:
@@ -43,6 +46,7 @@ class KeyStore:
         holder: str = "rotator",
         keyring: Keyring | None = None,
         page: int = 3,
+        guard: ClockGuard | None = None,
     ) -> Rotation:
         """As a process does that rotates every day and keeps backups for a week."""
         return Rotation(
@@ -53,6 +57,7 @@ class KeyStore:
             every=DAY,
             restore_window=WINDOW,
             page=page,
+            guard=guard,
         )
 
 
