@@ -101,6 +101,7 @@ class Rotation:
         self._overwritten = True
         self._recorded = False
         self._watched_at: int | None = None
+        self._counted_anew = False
         self._closing = False
 
     def close(self) -> None:
@@ -167,11 +168,29 @@ class Rotation:
             return
         self._watched_at = now
         self._keks.keep_escrow()
-        if not self._trusts() and self._guard is not None:
-            jump = self._guard.steady_jump()
-            if jump is not None:
-                with self._lease():
-                    self._make_up(self._guard, jump, now)
+        if self._guard is None:
+            return
+        if self._trusts():
+            self._count_anew(now)
+            return
+        jump = self._guard.steady_jump()
+        if jump is not None:
+            with self._lease():
+                self._make_up(self._guard, jump, now)
+
+    def _count_anew(self, now: int) -> None:
+        """A clock that was far ahead was set right: terms that would begin in years begin now."""
+        *earlier, current = self._keks.keks()
+        if (current.created_at or 0) - now >= self._every and not self._counted_anew:
+            self._counted_anew = True  # once: the clock of a Vault may stay ahead of ours
+            with self._lease():
+                self._rotate(now)
+        retired = {kek.id: kek.retired_at for kek in earlier}
+        ahead = {kek for kek, at in retired.items() if at is not None and at - now >= self._every}
+        if ahead:
+            with self._lease():
+                self._keks.retire(ahead, now)
+            _log.warning("clock", operation="count anew", result="done", keks=sorted(ahead))
 
     def _trusts(self) -> bool:
         """Whether the clock may destroy something."""

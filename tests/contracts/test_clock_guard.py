@@ -155,6 +155,26 @@ def test_a_clock_that_was_behind_and_is_set_right_shortens_nothing(machine: Mach
     assert first not in ids(rotation)
 
 
+def test_a_clock_that_was_years_ahead_and_is_set_right_keeps_nothing_for_years(
+    machine: Machine,
+) -> None:
+    """It was believed, keys were made and retired by it; their terms begin when it is right."""
+    rotation, _ = machine.start()
+    first = retired_first(rotation)
+    machine.live(rotation, HOUR)
+    machine.set_clock(4_000 * DAY)
+    machine.live(rotation, 2 * HOUR)
+    machine.set_clock(-4_000 * DAY)
+    machine.live(rotation, 2 * HOUR)
+    found = rotation.status()
+    assert first in {kek.id for kek in found}
+    now = machine.keys.wall()
+    assert all((kek.destroy_at or 0) <= now + WINDOW for kek in found)
+    assert machine.keys.transit or 0 <= now - (found[-1].created_at or 0) <= 2 * HOUR
+    machine.live(rotation, WINDOW, HOUR)
+    assert first not in ids(rotation)
+
+
 def test_a_machine_that_was_off_for_days_waits_for_as_long(machine: Machine) -> None:
     """Nobody can say whether its clock is right: no term ends while nobody looks."""
     rotation, _ = machine.start()
