@@ -34,6 +34,7 @@ PLACES: Mapping[tuple[str, str], str] = {
     ("adapters/vault/item_rows.py", "_delete_scope"): MARKED,
     ("adapters/vault/parts.py", "_delete"): MARKED,
     ("adapters/vault/parts.py", "_rewrite"): MARKED,
+    ("adapters/log/tree.py", "open_epoch"): "hashes, which are made anew",
     ("adapters/vault/rows.py", "admit"): "people who came with a refused author, and were nowhere",
     ("adapters/vault/requests.py", "save"): "what a request sealed about whom it was about",
     ("adapters/vault/outdated.py", "outdate"): MARKED,
