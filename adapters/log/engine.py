@@ -91,9 +91,9 @@ class Engines:
             self._snapshots = reading
             self._writing = writing.execution_options(begin="BEGIN IMMEDIATE")
         else:
-            self._snapshots = writing.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
+            # Not also read-only: the connection would go back into the pool as one that writes,
+            # whatever the server's own default is.
+            self._snapshots = writing.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

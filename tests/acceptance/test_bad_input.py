@@ -451,7 +451,7 @@ class TestKeys:
     """Without the keys it was sealed with a database is not opened, and never gets new ones."""
 
     def key_file(self, site: Installation) -> Path:
-        [path] = (site.folder / "keys").iterdir()
+        [path] = (site.folder / "keys").glob("*.keys.json")
         return path
 
     def spoil(self, site: Installation, how: str) -> None:
