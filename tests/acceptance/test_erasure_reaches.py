@@ -250,6 +250,7 @@ class Planter:
         for operation, where in (
             ("events", "/v1/events"),
             ("audit", "/v1/audit"),
+            ("audit-completeness", "/v1/audit/completeness"),
             ("statistics-hourly", "/v1/statistics/hourly"),
         ):
             self._ask(operation, "GET", f"{where}?after={text}")
