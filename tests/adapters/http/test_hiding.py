@@ -16,8 +16,15 @@ from tests.adapters.http.conftest import Site
 
 ONE = "/v1/sessions/{session_id}"
 STATE_ONLY = {
-    "expired": {"show": 200, "expiry": 200, "history": 200, "recover": 200, "erase": 204},
-    "erased": {"history": 200},
+    "expired": {
+        "show": 200,
+        "expiry": 200,
+        "history": 200,
+        "certificate": 200,
+        "recover": 200,
+        "erase": 204,
+    },
+    "erased": {"history": 200, "certificate": 200},
 }
 """What answers for a session that is over, and how. Everything else is 410."""
 DUE = {"expired": HOUR, "erased": HOUR + DAY}
