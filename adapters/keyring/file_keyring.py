@@ -63,7 +63,8 @@ class KeyFile:
         self._path = path
         self._escrow = escrow
         self._content = content
-        self._seen = _signature(path)
+        # As if it had changed: it may have, between our reading it and a look at it here.
+        self._seen: tuple[int, int, int] | None = None
 
     @property
     def lookup_secret(self) -> bytes:
@@ -141,9 +142,11 @@ class KeyFile:
 
         Raises KeyUnavailable if they cannot be kept.
         """
-        if make and purposes - self._newest().signing.keys():
-            made = {purpose: secrets.token_bytes(KEY) for purpose in purposes}
-            self._change(lambda content: replace(content, signing={**made, **content.signing}))
+        known = self._newest().signing  # another process may have made them since we read the file
+        if not make or not purposes - known.keys():
+            return known
+        made = {purpose: secrets.token_bytes(KEY) for purpose in purposes}
+        self._change(lambda content: replace(content, signing={**made, **content.signing}))
         return self._content.signing
 
     def counter(self) -> Counter | None:

@@ -119,6 +119,15 @@ class Running:
         return Answer(code, self._out.read_text(), self._err.read_text())
 
 
+_MEASURING = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 class Installation:
     """A database, a key folder and a clock, and the commands people run on them.
 
@@ -217,21 +226,24 @@ class Installation:
 
     def peak(self, *arguments: str, stdin: Iterable[bytes]) -> int:
         """Run the installed program, piping `stdin` into it; the most memory it used, in bytes."""
+        # Linux counts what a process was before `exec`, too: us, who may be large. So somebody
+        # small starts it.
         running = subprocess.Popen(
-            [str(PROGRAM), *arguments],
+            [sys.executable, "-c", _MEASURING, str(PROGRAM), *arguments],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             env=self.environment,
             cwd=self.folder,
         )
         assert running.stdin is not None
-        with running.stdin as end:
+        assert running.stdout is not None
+        with running.stdin as end, running.stdout as answer:
             for part in stdin:
                 end.write(part)
-        _, status, usage = os.wait4(running.pid, 0)
-        running.returncode = os.waitstatus_to_exitcode(status)
-        assert running.returncode == DONE
-        return usage.ru_maxrss * 1024
+            end.close()
+            peak = int(answer.read())
+        assert running.wait() == DONE
+        return peak * 1024
 
     @contextmanager
     def serving(self, *options: str, **env: Any) -> Iterator[Running]:
