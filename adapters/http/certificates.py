@@ -19,7 +19,7 @@ Here = Annotated[Service, Depends(the_service)]
 MEDIA_TYPE = "application/vnd.dsse.envelope.v1+json"
 _ENVELOPE: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+        "content": {MEDIA_TYPE: {"schema": {"type": "object"}}},
         "description": "A DSSE envelope.",
     }
 }
