@@ -15,6 +15,7 @@ from adapters.keyring.clock_guard import ClockGuard
 from adapters.keyring.escrow import Escrow
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring, open_signers, store_of
+from adapters.keyring.reindexing import begin as begin_index
 from adapters.keyring.rotation import Rotation
 from adapters.keyring.signing import Signers, origin, public_keys
 from adapters.ledger.opening import open_ledger
@@ -34,6 +35,7 @@ from adapters.projector import Projector
 from adapters.restoring import Restoring
 from adapters.settings import Settings, environment
 from adapters.vault.copies import SqlCopies, SqlHoldings
+from adapters.vault.lookups import SubjectLookups
 from adapters.vault.maintenance import Maintenance, Verification
 from adapters.vault.portable import Portable
 from adapters.vault.requests import SqlHolds, SqlRequests
@@ -163,7 +165,7 @@ class Lapse:
     def access(self) -> Access:
         """What gives people a copy of what is held about them."""
         portable = Portable(
-            SqlHoldings(self.engines),
+            SqlHoldings(self.engines, self.log.lookups),
             self.log,
             self.vault,
             self.keyring,
@@ -252,10 +254,11 @@ def open_lapse(
             open_ledger(settings.ledger, store_of(engines), database),
             lambda well: alerts.end("ledger") if well else alerts.begin("ledger"),
         )
-        log = SqlLog(engines, clock, keyring.forget_subjects, ledger)
+        lookups = SubjectLookups(engines, keyring.keks)
+        log = SqlLog(engines, clock, keyring.forget_subjects, ledger, lookups)
         try:
             book = PolicyBook(log)
-            vault = SqlVault(engines)
+            vault = SqlVault(engines, lookups)
             evidence = _evidence(settings, database)
             tree = Tree(engines)
             sessions = Sessions(log, vault, keyring, book)
@@ -295,6 +298,7 @@ def open_lapse(
             if create:
                 keyring.keks.keep_escrow()
                 _ = lapse.signers  # made, or refused, before anything is written
+                begin_index(engines, keyring.keks)
             if create and restore:
                 restoring.run()
                 lapse.record_configured([one for one in policies if one not in applying])

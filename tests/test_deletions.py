@@ -65,7 +65,10 @@ def test_every_place_that_deletes_about_people_is_known() -> None:
                 found.add((name_of(path), name))
     months = {("adapters/http/requests.py", name) for _, name in found if name == "forget"}
     library = {place for place in found if place[0] == "adapters/log/recorder.py"}
-    updates = {("adapters/vault/parts.py", "_rewrite")}
+    updates = {
+        ("adapters/vault/parts.py", "_rewrite"),
+        ("adapters/keyring/reindexing.py", "_update"),
+    }
     assert found - months - library == set(PLACES) - updates
 
 

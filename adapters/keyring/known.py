@@ -69,8 +69,14 @@ def _all(engines: Engines, prefix: str) -> dict[str, bytes]:
 
 def store_of(engines: Engines) -> str | None:
     """The id of the key store of this database, None if it was never opened."""
-    store = value(engines, _STORE)
-    return store.decode() if store is not None else None
+    with engines.read() as connection:
+        return store_in(connection)
+
+
+def store_in(connection: Connection) -> str | None:
+    """As `store_of`, for somebody who is in a transaction."""
+    row = connection.execute(meta.select().where(meta.c.name == _STORE)).fetchone()
+    return bytes(row.value).decode() if row else None
 
 
 def claim(connection: Connection, store: str) -> bool:

@@ -30,6 +30,7 @@ from adapters.keyring.generations import (
 from adapters.keyring.keks import EscrowState, Kek
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import require_known, store_of
+from adapters.keyring.reindexing import Reindexing, keks_of_index
 from adapters.log.engine import Engines
 from domain.errors import LapseError, RotationHeld
 from domain.policy import MINUTE
@@ -259,6 +260,7 @@ class Rotation:
             self._move(now)
             return
         self._secrets.rewrap()
+        self._reindex()
         unused = {kek.id for kek in self._keks.keks()[:-1] if kek.retired_at is None} - rows.keys()
         if unused:
             self._keks.retire(unused, now)
@@ -271,6 +273,7 @@ class Rotation:
         generation = Generation(self._engines, self._keks, self._fence, self._step, self._page)
         generation.move()
         self._kept = generation.kept
+        self._reindex()
         *earlier, current = self._keks.keks()
         still = rows_per_kek(self._engines).keys()
         unused = {kek.id for kek in earlier if kek.retired_at is None or kek.id in before} - still
@@ -281,6 +284,10 @@ class Rotation:
         done = Rotated(current.id, generation.copied, generation.kept)
         _log.info("rotate", operation="move", result="done", **vars(done))
         return done
+
+    def _reindex(self) -> None:
+        """Before a KEK is retired: until then it may still have to open an index key."""
+        Reindexing(self._engines, self._keks, self._fence, self._step, self._page).move()
 
     def _note_current(self) -> None:
         if self._keks.keks()[-1].id not in known.checks(self._engines):
@@ -300,7 +307,7 @@ class Rotation:
         named = over.keys() & rows_per_kek(self._engines).keys()
         if named:
             self._settled = ""  # of a restored backup: they are moved first
-        going = over.keys() - named - self._secrets.keks()
+        going = over.keys() - named - self._secrets.keys() - keks_of_index(self._engines)
         with self._engines.write() as connection:
             self._fence(connection)
             destruction.begin(connection, [over[kek] for kek in going], now)

@@ -197,6 +197,11 @@ def array_literals(rows: Rows) -> tuple[str, ...]:
     return tuple(_literal(column) for column in zip(*rows, strict=True))
 
 
+def array_literal(values: Sequence[Any]) -> str:
+    """These values as the text of one PostgreSQL array."""
+    return _literal(tuple(values))
+
+
 def _literal(column: tuple[Any, ...]) -> str:
     """A column of one type, nothing among it, is joined at once; any other goes one by one."""
     kinds = set(map(type, column))

@@ -46,6 +46,7 @@ from adapters.log.wakeups import Wakeups
 from adapters.vault import item_rows, parts
 from adapters.vault import rows as vault_rows
 from adapters.vault.holds import holds_of_people
+from adapters.vault.lookups import SubjectLookups
 from domain.errors import (
     ClockHeld,
     Conflict,
@@ -183,7 +184,7 @@ class SqlLog:
 
     wall: the wall clock in microseconds, for leases only. erased: told which subjects are gone,
     once that is committed. ledger: told what a restored database would not find again, before that
-    is committed.
+    is committed. lookups: find people, whose keys change.
     """
 
     def __init__(
@@ -192,8 +193,10 @@ class SqlLog:
         wall: Callable[[], int],
         erased: Callable[[Collection[str]], None] = lambda subjects: None,
         ledger: Remembering | Repeating | None = None,
+        lookups: SubjectLookups | None = None,
     ) -> None:
         self._erased = erased
+        self.lookups = lookups or SubjectLookups(engines)
         self._ledger = ledger
         self._engines = engines
         self._wall = wall
@@ -455,7 +458,7 @@ class SqlLog:
         batch.accepted = [index for index, _ in batch.waiting()]
         accepted = [batch.appends[index] for index in batch.accepted]
         _fold(connection, accepted)
-        batch.gone = vault_rows.write(connection, accepted)
+        batch.gone = vault_rows.write(connection, self.lookups, accepted)
         batch.gone += parts.erase(connection, batch.parts, batch.now)
         batch.facts, batch.deeds = batch.beside(connection, batch.gone)
         # Every session of a policy counts on the same row: locked last, so that the rest of two
@@ -608,7 +611,7 @@ class SqlLog:
         leaving = sorted({subject for part in batch.parts for subject in part.found.subjects})
         if not concerned and not leaving:
             return
-        stale = vault_rows.admit(connection, concerned, leaving)
+        stale = vault_rows.admit(connection, self.lookups, concerned, leaving)
         for index, append in batch.waiting():
             if append.session_id in stale:
                 batch.refuse(index, Conflict(append.session_id))

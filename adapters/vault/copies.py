@@ -14,6 +14,7 @@ from adapters.log.engine import Engines
 from adapters.log.event_log import append_facts
 from adapters.log.schema import access_parts, access_requests, access_sessions, subject_keys
 from adapters.vault import item_rows
+from adapters.vault.lookups import SubjectLookups
 from domain.access import AccessRequest, AccessStatus
 from domain.errors import Conflict
 from domain.facts import CopyEnded, Fact, Verification
@@ -208,8 +209,9 @@ def _request(row: Any) -> AccessRequest:
 class SqlHoldings:
     """What is held of somebody, behind `domain.ports.Holdings`."""
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: Engines, lookups: SubjectLookups) -> None:
         self._engines = engines
+        self._lookups = lookups
         self._mark = "?" if engines.dialect == "sqlite" else "%s"
 
     def places(self, subject: str) -> Sequence[Place]:
@@ -228,7 +230,9 @@ class SqlHoldings:
                 token,
                 role,
                 bool(current),
-                SubjectKey(bytes(lookup), subject, kek, bytes(own), fresh=False),
+                SubjectKey(
+                    self._lookups.hash_of(bytes(lookup)), subject, kek, bytes(own), fresh=False
+                ),
                 bytes(wrapped),
                 bytes(sealed),
             )

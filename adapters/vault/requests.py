@@ -22,6 +22,7 @@ from adapters.log.schema import (
 )
 from adapters.log.transcoder import decode_state
 from adapters.vault import parts
+from adapters.vault.lookups import SubjectLookups
 from domain.erasure import ErasureRequest, Status
 from domain.errors import Conflict, HoldUnknown, SubjectUnknown
 from domain.facts import About, Fact, Refusal, RequestExecuted, Verification, Waiting
@@ -163,7 +164,7 @@ class SqlRequests:
 
     def of_subject(self, lookup: bytes) -> Sequence[tuple[str, tuple[str, ...]]]:
         with self._engines.read() as connection:
-            return _of_subject(connection, lookup)
+            return _of_subject(connection, self._log.lookups, lookup)
 
     def belongings(self, places: Sequence[tuple[str, tuple[str, ...]]]) -> Mapping[str, Belongings]:
         with self._engines.snapshot() as connection:
@@ -182,7 +183,7 @@ class SqlRequests:
             connection: Connection, subjects: Sequence[str]
         ) -> tuple[Sequence[Fact], Sequence[Deed]]:
             """Behind the locks of everybody concerned: who joins now waits, and comes anew."""
-            if gone is not None and _of_subject(connection, gone):
+            if gone is not None and _of_subject(connection, self._log.lookups, gone):
                 raise Conflict("")
             row, facts = settle(subjects)
             _save(connection, row, len(facts))
@@ -207,14 +208,16 @@ class SqlRequests:
         return written
 
 
-def _of_subject(connection: Connection, lookup: bytes) -> list[tuple[str, tuple[str, ...]]]:
+def _of_subject(
+    connection: Connection, lookups: SubjectLookups, lookup: bytes
+) -> list[tuple[str, tuple[str, ...]]]:
     query = (
-        "SELECT DISTINCT i.session_id, i.token FROM subjects s JOIN subject_index i "
+        "SELECT DISTINCT s.lookup, i.session_id, i.token FROM subjects s JOIN subject_index i "
         "ON i.partition = s.partition AND i.subject = s.subject "
         "WHERE s.partition = 0 AND s.lookup IN ({ids})"
     )
     tokens: dict[str, list[str]] = {}
-    for session_id, token in bulk.select_in(connection, query, [lookup]):
+    for _, session_id, token in lookups.select(connection, query, [lookup]):
         tokens.setdefault(session_id, []).append(token)
     return [(session_id, tuple(sorted(found))) for session_id, found in tokens.items()]
 
@@ -304,28 +307,30 @@ class SqlHolds:
 
     def sessions_of(self, lookup: bytes) -> Sequence[str]:
         with self._engines.read() as connection:
-            return [session_id for session_id, _ in _of_subject(connection, lookup)]
+            lookups = self._log.lookups
+            return [session_id for session_id, _ in _of_subject(connection, lookups, lookup)]
 
     def place(self, lookup: bytes, row: HoldRow, fact: Fact, now: int) -> None:
         """Behind the locks of all their sessions and their own: a deletion comes before this, or
         sees the hold; who joins a session meanwhile is held there, too."""
         with self._engines.write() as connection:
-            concerned = [session_id for session_id, _ in _of_subject(connection, lookup)]
+            lookups = self._log.lookups
+            concerned = [one for one, _ in _of_subject(connection, lookups, lookup)]
             _lock(connection, "sessions", "session_id", sorted(concerned))
-            subjects = _lock(connection, "subjects", "lookup", [lookup], "subject")
-            if not subjects:
+            subject = _lock_subject(connection, lookups, lookup)
+            if subject is None:
                 raise SubjectUnknown
-            values = (row.hold, subjects[0], str(row.ground), row.since, row.until)
+            values = (row.hold, subject, str(row.ground), row.since, row.until)
             bulk.insert(connection, subject_holds, _HOLD, [values])
             append_facts(connection, [fact], now)
-            deed = deed_of_hold(row.hold, subjects[0], row.ground, row.until, row.since)
+            deed = deed_of_hold(row.hold, subject, row.ground, row.until, row.since)
             self._log.remember(connection, [deed], 1)
         self._log.wakeups.notify()
 
     def place_again(self, subject: str, row: HoldRow, fact: Fact, now: int) -> bool:
         with self._engines.write() as connection:
             _lock_sessions_of(connection, [subject])
-            placed = bool(_lock(connection, "subjects", "subject", [subject]))
+            placed = _lock(connection, "subjects", "subject", [subject]) > 0
             if placed:
                 values = (row.hold, subject, str(row.ground), row.since, row.until)
                 tail = "ON CONFLICT (partition, hold) DO NOTHING"
@@ -402,9 +407,16 @@ def _lock_sessions_of(connection: Connection, subjects: Sequence[str]) -> list[s
     return concerned
 
 
-def _lock(
-    connection: Connection, table: str, column: str, ids: Sequence[Any], wanted: str = "partition"
-) -> list[Any]:
+def _lock_subject(connection: Connection, lookups: SubjectLookups, lookup: bytes) -> str | None:
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"
+    query = (
+        f"SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({{ids}}){lock}"
+    )
+    return next((row[1] for row in lookups.select(connection, query, [lookup])), None)
+
+
+def _lock(connection: Connection, table: str, column: str, ids: Sequence[Any]) -> int:
+    """How many rows there are."""
     lock = "" if connection.dialect.name == "sqlite" else f" ORDER BY {column} FOR UPDATE"
-    query = f"SELECT {wanted} FROM {table} WHERE partition = 0 AND {column} IN ({{ids}}){lock}"
-    return [row[0] for row in bulk.select_in(connection, query, ids)]
+    query = f"SELECT partition FROM {table} WHERE partition = 0 AND {column} IN ({{ids}}){lock}"
+    return len(bulk.select_in(connection, query, ids))

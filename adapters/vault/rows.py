@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from adapters.keyring.index_keys import IndexKeys
 from adapters.log import bulk
 from adapters.log.engine import Engines
 from adapters.log.schema import (
@@ -27,10 +28,12 @@ from adapters.log.schema import (
 )
 from adapters.vault import item_rows
 from adapters.vault.item_rows import delete_stored, write_stored
+from adapters.vault.lookups import SubjectLookups
 from adapters.vault.outdated import outdate
 from domain.ports import (
     Admission,
     Append,
+    Buffer,
     DataKey,
     Invite,
     Item,
@@ -51,7 +54,10 @@ TIER_IDENTITY = "identity"
 
 
 def admit(
-    connection: Connection, appends: Sequence[Append], leaving: Collection[str] = ()
+    connection: Connection,
+    lookups: SubjectLookups,
+    appends: Sequence[Append],
+    leaving: Collection[str] = (),
 ) -> set[str]:
     """Write new subjects and lock all that are concerned; sessions whose author must decide again.
 
@@ -61,22 +67,24 @@ def admit(
     not among these.
     """
     wanted = {a.subject.lookup: a.subject for append in appends for a in append.changes.admitted}
-    fresh = [wanted[lookup] for lookup in sorted(wanted) if wanted[lookup].fresh]
+    keys = lookups.for_writing(connection) if wanted else None
+    places = keys.places(wanted) if keys is not None else {}
+    fresh = _stored_anew(connection, keys, wanted) if keys is not None else {}
     inserted = bulk.insert_new(
         connection,
         subjects,
         ("lookup", "subject"),
         "lookup",
-        [(subject.lookup, subject.subject) for subject in fresh],
+        [(stored, fresh[stored].subject) for stored in sorted(fresh)],
     )
     bulk.insert(
         connection,
         subject_keys,
         ("subject", "kek", "wrapped"),
-        [(s.subject, s.kek, s.wrapped) for s in fresh if s.lookup in inserted],
+        [(s.subject, s.kek, s.wrapped) for stored, s in fresh.items() if stored in inserted],
     )
     erased = _subjects_of(connection, [a.session_id for a in appends if a.erases])
-    standing = _lock(connection, sorted(wanted), sorted({*erased, *leaving}))
+    standing = _lock(connection, places, sorted({*erased, *leaving}))
     stale = {
         append.session_id
         for append in appends
@@ -87,11 +95,28 @@ def admit(
         a for append in appends if append.session_id not in stale for a in append.changes.admitted
     ]
     # Who came only with a stale author is in no session, so no erasure would ever reach them.
-    unwanted = sorted(inserted - {admission.subject.lookup for admission in entering})
+    entered = {admission.subject.lookup for admission in entering}
+    unwanted = sorted(stored for stored in inserted if places[stored] not in entered)
     bulk.delete_in(connection, subjects, "lookup", unwanted)
-    gone = [wanted[lookup].subject for lookup in unwanted]
+    gone = [fresh[stored].subject for stored in unwanted]
     bulk.delete_in(connection, subject_keys, "subject", gone)
     return stale
+
+
+def _stored_anew(
+    connection: Connection, keys: IndexKeys, wanted: Mapping[bytes, SubjectKey]
+) -> dict[bytes, SubjectKey]:
+    """Those who were new when they were read, by what a row of theirs will hold. Not those who
+    stand under an earlier key: no row is written under one any more, so there will be none later.
+    """
+    new = [lookup for lookup, subject in wanted.items() if subject.fresh]
+    if keys.is_moving:
+        places = keys.places(new)
+        query = "SELECT lookup FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
+        known = bulk.select_in(connection, query, sorted(places))
+        standing = {places[bytes(row[0])] for row in known}
+        new = [lookup for lookup in new if lookup not in standing]
+    return {stored: wanted[lookup] for stored, lookup in zip(keys.current(new), new, strict=True)}
 
 
 def use_invites(connection: Connection, appends: Sequence[Append]) -> set[str]:
@@ -112,10 +137,10 @@ def use_invites(connection: Connection, appends: Sequence[Append]) -> set[str]:
     return refused
 
 
-def write(connection: Connection, accepted: Sequence[Append]) -> list[str]:
+def write(connection: Connection, lookups: SubjectLookups, accepted: Sequence[Append]) -> list[str]:
     """The vault's part of a batch; the subjects who are in no session any more."""
     admitted = [(append.session_id, a) for append in accepted for a in append.changes.admitted]
-    _write_index(connection, accepted, admitted)
+    _write_index(connection, lookups, accepted, admitted)
     _write_presence(connection, accepted, admitted)
     made = [append.changes.invited for append in accepted if append.changes.invited is not None]
     bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
@@ -126,20 +151,25 @@ def write(connection: Connection, accepted: Sequence[Append]) -> list[str]:
 
 
 def _lock(
-    connection: Connection, lookups: Sequence[bytes], leaving: Sequence[str]
+    connection: Connection, places: Mapping[bytes, bytes], leaving: Sequence[str]
 ) -> Mapping[bytes, str]:
-    """Lock subjects: exclusively if any may be deleted, else so that none can be."""
-    sqlite = connection.dialect.name == "sqlite"
-    if leaving:
-        query = "SELECT lookup FROM subjects WHERE partition = 0 AND subject IN ({ids})"
-        rows = bulk.select_in(connection, query, leaving)
-        lookups = sorted({*lookups, *(bytes(row[0]) for row in rows)})
-    strength = "UPDATE" if leaving else "SHARE"
-    lock = "" if sqlite else f" ORDER BY lookup FOR {strength}"
-    query = (
-        f"SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({{ids}}){lock}"
-    )
-    return {bytes(row[0]): row[1] for row in bulk.select_in(connection, query, list(lookups))}
+    """Lock subjects: exclusively if any may be deleted, else so that none can be. places: where
+    somebody may stand -> their hash. Answers with those who do.
+
+    In one statement, also those who leave: between two, a row might move under another key.
+    """
+    query = "SELECT lookup, subject FROM subjects WHERE partition = 0 AND "
+    if connection.dialect.name == "sqlite":
+        rows = bulk.select_in(connection, query + "lookup IN ({ids})", sorted(places))
+    elif leaving:
+        either = "(lookup = ANY(%s) OR subject = ANY(%s)) ORDER BY lookup FOR UPDATE"
+        wanted = bulk.array_literal(sorted(places)), bulk.array_literal(leaving)
+        rows = list(connection.exec_driver_sql(query + either, wanted))
+    else:
+        known = "lookup IN ({ids}) ORDER BY lookup FOR SHARE"
+        rows = bulk.select_in(connection, query + known, sorted(places))
+    found = {bytes(row[0]): row[1] for row in rows}
+    return {places[stored]: subject for stored, subject in found.items() if stored in places}
 
 
 def _subjects_of(connection: Connection, session_ids: Sequence[str]) -> list[str]:
@@ -150,7 +180,10 @@ def _subjects_of(connection: Connection, session_ids: Sequence[str]) -> list[str
 
 
 def _write_index(
-    connection: Connection, accepted: Sequence[Append], admitted: Sequence[tuple[str, Admission]]
+    connection: Connection,
+    lookups: SubjectLookups,
+    accepted: Sequence[Append],
+    admitted: Sequence[tuple[str, Admission]],
 ) -> None:
     again = "ON CONFLICT (partition, session_id, token, subject) DO "
     bulk.insert(
@@ -175,7 +208,7 @@ def _write_index(
         for token, name in append.changes.retired
     ]
     if retired:
-        _retire_names(connection, retired)
+        _retire_names(connection, lookups, retired)
     # A room whose session ended within the batch has a new one behind it: the last one counts.
     named = {
         append.changes.alias: append.session_id
@@ -191,11 +224,14 @@ def _write_index(
     )
 
 
-def _retire_names(connection: Connection, retired: Sequence[tuple[str, str, bytes, int]]) -> None:
+def _retire_names(
+    connection: Connection,
+    lookups: SubjectLookups,
+    retired: Sequence[tuple[str, str, bytes, int]],
+) -> None:
     """These names no longer lead to their tokens."""
     query = "SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
-    rows = bulk.select_in(connection, query, [row[2] for row in retired])
-    known = {bytes(row[0]): row[1] for row in rows}
+    known = dict(lookups.select(connection, query, {row[2] for row in retired}))
     bulk.update(
         connection,
         subject_index,
@@ -314,10 +350,11 @@ def delete_keys(connection: Connection, gone: Sequence[str]) -> list[str]:
 
 
 class SqlVault:
-    """The vault behind `domain.ports.Vault`."""
+    """The vault behind `domain.ports.Vault`. lookups: find people, whose keys change."""
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: Engines, lookups: SubjectLookups | None = None) -> None:
         self._engines = engines
+        self._lookups = lookups or SubjectLookups(engines)
 
     def subjects(self, lookups: Sequence[bytes]) -> Mapping[bytes, SubjectKey]:
         query = (
@@ -326,8 +363,8 @@ class SqlVault:
             "WHERE s.partition = 0 AND s.lookup IN ({ids})"
         )
         return {
-            bytes(lookup): SubjectKey(bytes(lookup), subject, kek, bytes(wrapped), fresh=False)
-            for lookup, subject, kek, wrapped in self._select(query, lookups)
+            lookup: SubjectKey(lookup, subject, kek, bytes(wrapped), fresh=False)
+            for lookup, subject, kek, wrapped in self._people(query, lookups)
         }
 
     def sessions_of(self, lookups: Sequence[bytes], policy: str) -> Mapping[bytes, tuple[str, str]]:
@@ -339,8 +376,7 @@ class SqlVault:
             "AND i.current = 1 AND s.lookup IN ({ids})"
         )
         newest: dict[bytes, tuple[int, str, str]] = {}
-        for lookup, session_id, token, name, created_at in self._select(query, lookups):
-            key = bytes(lookup)
+        for key, session_id, token, name, created_at in self._people(query, lookups):
             if name == policy and (key not in newest or newest[key][0] < created_at):
                 newest[key] = (created_at, session_id, token)
         return {lookup: (session_id, token) for lookup, (_, session_id, token) in newest.items()}
@@ -354,11 +390,11 @@ class SqlVault:
         return {bytes(row[0]): row[1] for row in self._select(query, names)}
 
     def tokens(self, pairs: Collection[tuple[str, bytes]]) -> Mapping[tuple[str, bytes], Member]:
-        query = "SELECT subject, lookup FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
+        query = "SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
         with self._engines.read() as connection:
-            lookups = sorted({lookup for _, lookup in pairs})
-            names = {row[0]: bytes(row[1]) for row in bulk.select_in(connection, query, lookups)}
-            subject_of = {lookup: subject for subject, lookup in names.items()}
+            lookups = {lookup for _, lookup in pairs}
+            subject_of = dict(self._lookups.select(connection, query, lookups))
+            names = {subject: lookup for lookup, subject in subject_of.items()}
             known = bulk.select_rows(
                 connection,
                 subject_index,
@@ -403,7 +439,7 @@ class SqlVault:
         return [
             SealedIdentity(
                 Member(*row[:5]),
-                SubjectKey(bytes(row[5]), row[6], row[7], bytes(row[8]), fresh=False),
+                SubjectKey(self._hash(row[5]), row[6], row[7], bytes(row[8]), fresh=False),
                 wrapped=bytes(row[9]),
                 sealed=bytes(row[10]),
             )
@@ -431,7 +467,8 @@ class SqlVault:
         values = (session_id, str(tier)) if token is None else (session_id, str(tier), token)
         keys = {}
         for whose, kek, own, subject, wrapped, lookup in self._rows(query, *values):
-            person = SubjectKey(bytes(lookup or b""), subject, kek, bytes(own), fresh=False)
+            known = b"" if lookup is None else self._hash(lookup)
+            person = SubjectKey(known, subject, kek, bytes(own), fresh=False)
             keys[whose] = DataKey(session_id, tier, whose, person, bytes(wrapped))
         return keys
 
@@ -456,7 +493,7 @@ class SqlVault:
             )
             rows = self._rows(query, session_id, token)
         for lookup, subject, kek, wrapped in rows:
-            known = bytes(lookup) if token else b""
+            known = self._hash(lookup) if token else b""
             return SubjectKey(known, subject, kek, bytes(wrapped), fresh=False)
         return None
 
@@ -552,6 +589,13 @@ class SqlVault:
             if self._engines.dialect == "sqlite":
                 _move_forward(connection, [(*pair, seen[pair]) for pair in counted])
         return counted
+
+    def _people(self, query: str, lookups: Sequence[bytes]) -> list[tuple[Any, ...]]:
+        with self._engines.read() as connection:
+            return self._lookups.select(connection, query, lookups)
+
+    def _hash(self, stored: Buffer) -> bytes:
+        return self._lookups.hash_of(bytes(stored))
 
     def _select(self, query: str, ids: Sequence[Any]) -> list[Any]:
         with self._engines.read() as connection:

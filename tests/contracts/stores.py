@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.keyring.keyring import Keyring
 from adapters.log.engine import Engines, open_engines
 from adapters.log.event_log import SqlLog
 from adapters.log.memory import MemoryLog, MemoryStore, MemoryVault
@@ -57,6 +58,11 @@ class SqlStore(Store):
             result = connection.exec_driver_sql(sql.replace("?", mark), values)
             return list(result) if result.returns_rows else []
 
+    def unlock(self, keyring: Keyring) -> None:
+        """People are looked up under the index keys of this key store, once there are any."""
+        assert isinstance(self.log, SqlLog)
+        self.log.lookups.unlock(keyring.keks)
+
     def empty(self) -> None:
         """As if it were new."""
         with self.engines.write() as connection:
@@ -96,14 +102,15 @@ def open_sql_store(url: str) -> Iterator[SqlStore]:
     create_tables(engines)
     wall = Wall()
     logs = [SqlLog(engines, wall)]
+    lookups = logs[0].lookups
 
     def another() -> Log:
-        logs.append(SqlLog(open_engines(url), wall))
+        logs.append(SqlLog(open_engines(url), wall, lookups=lookups))
         return logs[-1]
 
     store = SqlStore(
         logs[0],
-        SqlVault(engines),
+        SqlVault(engines, lookups),
         wall,
         another,
         lambda: {

@@ -41,7 +41,9 @@ NAMES = tuple(f"person-{number}" for number in range(8))
 
 @pytest.fixture
 def keyring(key_store: KeyStore, sql_store: SqlStore) -> Keyring:
-    return key_store.open(sql_store.engines)
+    keyring = key_store.open(sql_store.engines)
+    sql_store.unlock(keyring)
+    return keyring
 
 
 @pytest.fixture
@@ -468,6 +470,7 @@ def test_old_wrapped_keys_leave_the_file_of_sqlite(key_store: KeyStore, tmp_path
     folder.mkdir()
     with open_sql_store(f"sqlite:///{folder / 'lapse.db'}") as store:
         keyring = key_store.open(store.engines)
+        store.unlock(keyring)
         store.log.submit(admitting(keyring, "room", *NAMES), TEN)
         before = list(wrapped_bytes(store))
         assert found_in(folder, before) == len(NAMES)
@@ -485,6 +488,7 @@ def test_a_reader_of_sqlite_delays_the_overwriting(
     folder.mkdir()
     with open_sql_store(f"sqlite:///{folder / 'lapse.db'}") as store:
         keyring = key_store.open(store.engines)
+        store.unlock(keyring)
         store.log.submit(admitting(keyring, "room", *NAMES), TEN)
         before, rotation = list(wrapped_bytes(store)), key_store.rotation(store.engines)
         with store.engines.snapshot() as connection:
@@ -501,6 +505,7 @@ def test_old_wrapped_keys_leave_the_tables_of_postgresql(
     """The old table's files are gone with it. Its write-ahead log keeps what it has for a while:
     that is what the KEK is destroyed for."""
     keyring = key_store.open(postgresql_store.engines)
+    postgresql_store.unlock(keyring)
     postgresql_store.log.submit(admitting(keyring, "room", *NAMES), TEN)
     before = list(wrapped_bytes(postgresql_store))
     with postgresql_store.engines.autocommit() as connection:
@@ -520,6 +525,7 @@ def test_a_long_reader_of_postgresql_is_given_way(
     monkeypatch.setattr(generations, "LOCK_SECONDS", 0.05)
     store = postgresql_store
     keyring = key_store.open(store.engines)
+    store.unlock(keyring)
     store.log.submit(admitting(keyring, "room", *NAMES), TEN)
     rotation = key_store.rotation(store.engines)
     with store.engines.snapshot() as connection:
