@@ -3,7 +3,8 @@
     a new key is announced      behind a lock that all who write rows share: from then on rows are
                                 written under it alone, and found under it and under those before
     pages of rows are moved     rows that somebody holds are left for the next look
-    no row is left under those  they are struck out of `meta`; who has them kept wipes them
+    no row is left under those  they are struck out of `meta`; processes let go of them when they
+                                next look somebody up
 
 Each step leaves a state from which the next run goes on. See adapters/keyring/index_keys.py.
 """

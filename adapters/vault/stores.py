@@ -256,7 +256,7 @@ STORES: Mapping[str, Store] = {
     ),
     "bookmarks": _store("partition name value", "keyed hashes of sources, counts of lines"),
     "leases": _store("name holder until", "names of processes"),
-    "meta": _store("name value", "check values of keys, secrets of the installation, wrapped"),
+    "meta": _store("name value", "check values of keys, secrets and index keys, wrapped"),
     "alembic_version": _store("version_num", "the number of the schema"),
     "presence": _store(
         "partition session_id token joined_at last_seen_at left_at",
@@ -270,7 +270,9 @@ STORES: Mapping[str, Store] = {
         by_session(),
     ),
     "subjects": _store(
-        "partition lookup subject", "people, by the keyed hash of a name", by_subject()
+        "partition lookup subject",
+        "people, by the keyed hash of a name under a key that rotates",
+        by_subject(),
     ),
     "subject_index": _store(
         "partition session_id token subject role current sealed",

@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from adapters.keyring import generations
+from adapters.keyring import generations, index_keys
 from adapters.keyring.generations import NEXT
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.rotation import LEASE, SETTLE, Rotation
@@ -66,6 +66,16 @@ def rows(store: SqlStore) -> dict[str, str]:
 
 def wrapped_bytes(store: SqlStore) -> set[bytes]:
     return {bytes(row[0]) for row in store.execute("SELECT wrapped FROM subject_keys")}
+
+
+def index_keks(store: SqlStore) -> list[str]:
+    """The KEKs of the index keys under which people stand."""
+    with store.engines.read() as connection:
+        kept = index_keys.read(connection)
+    ids = {bytes(row[0])[:4] for row in store.execute("SELECT lookup FROM subjects")}
+    assert ids == {one.kid for one in kept.keys}
+    assert not kept.plain
+    return [one.kek for one in kept.keys]
 
 
 def tables(engines: Engines) -> set[str]:
@@ -375,6 +385,8 @@ def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next(
         assert tables(sql_store.engines) == set(metadata.tables), fatal
         assert people_of(sql_store, keyring, "room") == set(NAMES), fatal
         assert people_of(sql_store, keyring, f"room-{fatal}") == {somebody}, fatal
+        assert index_keks(sql_store) == [keks[-1]], fatal
+        assert all(subject_of(sql_store, keyring, name) for name in (*NAMES, somebody)), fatal
         sql_store.log.submit(erased(another), TEN)
         live(following, key_store, WINDOW + SECOND)
         assert {kek.retired_at for kek in following.status()} >= {None}
