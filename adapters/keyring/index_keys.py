@@ -33,6 +33,8 @@ KID = 4
 BLOCK = 16
 STORED = KID + BLOCK
 """Bytes of a lookup under an index key. A hash without is longer."""
+STAMP = 8
+"""Bytes before the list, by which a look recognises it."""
 _PLACE = b"lapse/index-key/v1"
 
 
@@ -48,10 +50,11 @@ class KeptKey:
 @dataclass(frozen=True)
 class Kept:
     """What rows of `subjects` may be under. plain: also the hash alone, as before there were index
-    keys. keys: the current one last."""
+    keys. keys: the current one last. stamp: another one with every change; None: never written."""
 
     plain: bool
     keys: tuple[KeptKey, ...]
+    stamp: bytes | None = None
 
     @property
     def kek(self) -> str | None:
@@ -151,6 +154,7 @@ def _permuted(cipher: CipherContext, blocks: Sequence[bytes]) -> list[bytes]:
 
 # -- the row ----------------------------------------------------------------------------------
 
+STAMP_QUERY = f"SELECT substr(value, 1, {STAMP}) FROM meta WHERE name = '{ROW}'"
 _READ = f"SELECT value FROM meta WHERE name = '{ROW}'"
 
 
@@ -175,7 +179,7 @@ def write(connection: Connection, kept: Kept) -> None:
     connection.exec_driver_sql(
         f"INSERT INTO meta (name, value) VALUES ({mark}, {mark}) "
         "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        (ROW, _encoded(kept)),
+        (ROW, secrets.token_bytes(STAMP) + _encoded(kept)),
     )
 
 
@@ -191,12 +195,12 @@ def _decoded(value: Any) -> Kept:
     if value is None:
         return Kept(plain=True, keys=())
     try:
-        fields = orjson.loads(bytes(value))
+        stamp, fields = bytes(value)[:STAMP], orjson.loads(bytes(value)[STAMP:])
         keys = tuple(
             KeptKey(bytes.fromhex(one["id"]), one["kek"], bytes.fromhex(one["wrapped"]))
             for one in fields["keys"]
         )
-        return Kept(bool(fields["plain"]), keys)
+        return Kept(bool(fields["plain"]), keys, stamp)
     except (ValueError, KeyError, TypeError):
         raise KeyUnavailable(
             "the keys of the subject index are damaged: restore the database from a backup"

@@ -15,12 +15,17 @@ from adapters.log import bulk
 from adapters.log.engine import Engines
 from domain.errors import KeyUnavailable
 
+_STAMPED = (
+    f"SELECT keys.stamp, people.* FROM (SELECT ({index_keys.STAMP_QUERY}) AS stamp) AS keys "
+    "LEFT JOIN ({query}) AS people ON true"
+)
+
 
 class SubjectLookups:
     """Finds people in `subjects`, under whichever key their rows are.
 
     keks: open the index keys (None: a database that has none yet, or whoever admits nobody). The
-    keys are kept; that others came is noticed by a look that misses somebody, and by every writer.
+    keys are kept; that others came is noticed by every look, and by every writer.
     """
 
     def __init__(self, engines: Engines, keks: KekProvider | None = None) -> None:
@@ -38,23 +43,18 @@ class SubjectLookups:
         """The rows of a query whose first column is `subjects.lookup` and which asks for it by
         `IN ({ids})`; the hash that was asked for takes the place of the first column.
 
-        A key that was current at two looks was current between them, since none comes back. So
-        nobody is missed: if the keys after the look are those it was made with, the row was under
-        none of them. Raises KeyUnavailable.
+        The same statement says under which keys rows were at its instant, so that nobody is missed
+        who moved under another one. It must not lock: a locked row may be newer than that instant.
+        Raises KeyUnavailable.
         """
         keys = self._keys or self._open(connection, index_keys.read(connection))
         while True:
             places = keys.places(lookups)
-            rows = [
-                (places[bytes(row[0])], *row[1:])
-                for row in bulk.select_in(connection, query, sorted(places))
-            ]
-            if {row[0] for row in rows} == set(lookups):
-                return rows
-            newest = self._open(connection, index_keys.read(connection))
-            if newest.kept == keys.kept:
-                return rows
-            keys = newest
+            rows = bulk.select_in(connection, _STAMPED.format(query=query), sorted(places))
+            if {_bytes(row[0]) for row in rows} <= {keys.kept.stamp}:
+                found = [row[1:] for row in rows if row[1] is not None]
+                return [(places[bytes(row[0])], *row[1:]) for row in found]
+            keys = self._open(connection, index_keys.read(connection))
 
     def for_writing(self, connection: Connection) -> IndexKeys:
         """The keys as they stand until this transaction ends. Raises KeyUnavailable."""
@@ -81,3 +81,7 @@ class SubjectLookups:
             return IndexKeys(kept, {})
         store = known.store_in(connection) or ""
         return index_keys.open_keys(kept, self._keks, store, before.keys if before else {})
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)

@@ -408,15 +408,15 @@ def _lock_sessions_of(connection: Connection, subjects: Sequence[str]) -> list[s
 
 
 def _lock_subject(connection: Connection, lookups: SubjectLookups, lookup: bytes) -> str | None:
-    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"
-    query = (
-        f"SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({{ids}}){lock}"
-    )
-    return next((row[1] for row in lookups.select(connection, query, [lookup])), None)
+    """By the random id: what the row is found by may change under our hands."""
+    query = "SELECT lookup, subject FROM subjects WHERE partition = 0 AND lookup IN ({ids})"
+    subjects = [row[1] for row in lookups.select(connection, query, [lookup])]
+    locked = _lock(connection, "subjects", "subject", subjects)
+    return subjects[0] if locked else None
 
 
 def _lock(connection: Connection, table: str, column: str, ids: Sequence[Any]) -> int:
-    """How many rows there are."""
+    """How many there are."""
     lock = "" if connection.dialect.name == "sqlite" else f" ORDER BY {column} FOR UPDATE"
     query = f"SELECT partition FROM {table} WHERE partition = 0 AND {column} IN ({{ids}}){lock}"
     return len(bulk.select_in(connection, query, ids))
