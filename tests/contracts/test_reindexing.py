@@ -272,10 +272,10 @@ def test_a_new_key_waits_for_those_who_write_under_the_old_one(
         keys = SubjectLookups(store.engines, keyring.keks).for_writing(connection)
         (stored,) = keys.current([lookup])
         insert = "INSERT INTO subjects (partition, lookup, subject) VALUES (0, %s, 'subject-ann')"
-        connection.exec_driver_sql(insert, (stored,))
         with pytest.raises(StoreBusy):
             rotation.rotate()
         assert len(kept(store).keys) == 1
+        connection.exec_driver_sql(insert, (stored,))
     key_store.wall.now += SETTLE
     rotation.run_due()
     assert kept(store).keys[-1].kek == rotation.status()[-1].id
