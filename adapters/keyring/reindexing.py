@@ -154,8 +154,10 @@ def _update(connection: Connection, rows: dict[bytes, bytes]) -> None:
         return
     connection.exec_driver_sql(
         "UPDATE subjects SET lookup = moved.new FROM unnest(%s::bytea[], %s::bytea[]) "
-        "AS moved(old, new) WHERE subjects.partition = 0 AND subjects.lookup = moved.old",
-        bulk.array_literals(list(rows.items())),
+        "AS moved(old, new) WHERE subjects.partition = 0 AND subjects.lookup = moved.old "
+        # Twice: without statistics the join alone reads the whole table for each row.
+        "AND subjects.lookup = ANY(%s::bytea[])",
+        (*bulk.array_literals(list(rows.items())), bulk.array_literal(list(rows))),
     )
 
 
