@@ -28,6 +28,7 @@ from adapters.log import remembering
 from adapters.log.engine import Engines, StoreDeadlock
 from adapters.log.event_log import SqlLog, append_facts
 from adapters.log.remembering import Remembering, Repeating
+from adapters.vault.lookups import SubjectLookups
 from domain.errors import (
     KeyUnavailable,
     LedgerTooShort,
@@ -274,7 +275,8 @@ class Restoring:
     def _repeat(self, standing: Standing, keep_on: Callable[[], bool]) -> int:
         """Do a page of entries again; how many changed something."""
         repeating = Repeating()
-        log = SqlLog(self._engines, self._clock, self._erased, repeating)
+        lookups = SubjectLookups(self._engines, self._keks)
+        log = SqlLog(self._engines, self._clock, self._erased, repeating, lookups)
         book = PolicyBook(log)
         page = list(islice(self._ledger.ledger.read(standing.contained), PAGE))
         _must_follow(page, standing.contained)

@@ -321,7 +321,7 @@ def _requests(
     policies: PolicyBook,
     verifier: Verification | None = None,
 ) -> ErasureRequests:
-    vault = SqlVault(engines)
+    vault = SqlVault(engines, log.lookups)
     return ErasureRequests(
         SqlRequests(engines, log),
         Sessions(log, vault, keyring, policies),
@@ -336,7 +336,7 @@ def _requests(
 
 
 def _holds(engines: Engines, log: SqlLog, keyring: Keyring, policies: PolicyBook) -> Holds:
-    sessions = Sessions(log, SqlVault(engines), keyring, policies)
+    sessions = Sessions(log, SqlVault(engines, log.lookups), keyring, policies)
     return Holds(SqlHolds(engines, log), SqlRequests(engines, log), sessions, keyring)
 
 

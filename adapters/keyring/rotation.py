@@ -307,7 +307,7 @@ class Rotation:
         named = over.keys() & rows_per_kek(self._engines).keys()
         if named:
             self._settled = ""  # of a restored backup: they are moved first
-        going = over.keys() - named - self._secrets.keys() - keks_of_index(self._engines)
+        going = over.keys() - named - self._secrets.keks() - keks_of_index(self._engines)
         with self._engines.write() as connection:
             self._fence(connection)
             destruction.begin(connection, [over[kek] for kek in going], now)
