@@ -125,6 +125,15 @@ class Partial:
     contributors: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Joint:
+    """What belongs to nobody in particular in one session: the keys of its tiers, and the figures
+    of what nobody or several people stored."""
+
+    keys: Mapping[Scope, DataKey]
+    partial: Partial | None
+
+
 class Invite(NamedTuple):
     """Lets `uses` people into a session until `expires_at`. name: a keyed hash of its secret."""
 
@@ -652,6 +661,10 @@ class Vault(Protocol):
         """The keys of one tier that were made, by token: all, or that of one token."""
         ...
 
+    def joint(self, session_ids: Sequence[str]) -> Mapping[str, Joint]:
+        """What belongs to nobody in particular, of those of these sessions that have any of it."""
+        ...
+
     def taking_part(self, session_id: str, tokens: Sequence[str]) -> Mapping[str, bool]:
         """Those of these tokens that ever joined the session, and whether they are present."""
         ...
@@ -666,6 +679,13 @@ class Vault(Protocol):
 
     def item(self, session_id: str, item_id: str, part: int) -> Item | None:
         """An item with its content, sealed."""
+        ...
+
+    def items_at(
+        self, places: Sequence[tuple[str, str, int]]
+    ) -> Mapping[tuple[str, str, int], Item]:
+        """Those that are here of these items, each by (session, id, part), with their content,
+        sealed: all of it comes into memory."""
         ...
 
     def items(
@@ -757,8 +777,9 @@ class RequestStore(Protocol):
         settle: Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]],
         *,
         gone: bytes | None = None,
-    ) -> None:
-        """Whole sessions, parts of others and the request that asked for it, in one transaction.
+    ) -> RequestRow:
+        """Whole sessions, parts of others and the request that asked for it, in one transaction;
+        the request as it was written.
 
         settle: told the subjects of whom nothing is left; the request as it is then, with its
         facts. gone: of a person who must be in no session after this. Raises Conflict if anything

@@ -353,15 +353,12 @@ class SqlLog:
         if self._ledger is None:
             return
         deeds = []
-        for index in batch.accepted:
-            append = batch.appends[index]
-            found = deeds_of(append.events)
-            if found:
-                seen = newest_presence(connection, [append.session_id]).get(append.session_id, 0)
-                last_seen = max(append.after.last_seen_at, seen)
-                deeds += [
-                    one._replace(fields={**one.fields, "last_seen": last_seen}) for one in found
-                ]
+        accepted = [batch.appends[index] for index in batch.accepted]
+        telling = [(append, found) for append in accepted if (found := deeds_of(append.events))]
+        seen = newest_presence(connection, [append.session_id for append, _ in telling])
+        for append, found in telling:
+            last_seen = max(append.after.last_seen_at, seen.get(append.session_id, 0))
+            deeds += [one._replace(fields={**one.fields, "last_seen": last_seen}) for one in found]
         deeds += [deed_of_part(one.session_id, one.found.tokens, batch.now) for one in batch.parts]
         deeds += batch.deeds
         if deeds or isinstance(self._ledger, Repeating):

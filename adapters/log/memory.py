@@ -30,6 +30,7 @@ from domain.ports import (
     Invite,
     Item,
     ItemHead,
+    Joint,
     Logged,
     Mark,
     Member,
@@ -806,6 +807,17 @@ class MemoryVault:
             keys = self._stored(session_id).keys.values()
             return {k.token: k for k in keys if k.tier is tier and token in (None, k.token)}
 
+    def joint(self, session_ids: Sequence[str]) -> Mapping[str, Joint]:
+        with self._store.lock:
+            stored = {session_id: self._stored(session_id) for session_id in session_ids}
+            return {
+                session_id: Joint(
+                    {key.tier: key for key in one.keys.values() if not key.token},
+                    one.partials.get(""),
+                )
+                for session_id, one in stored.items()
+            }
+
     def taking_part(self, session_id: str, tokens: Sequence[str]) -> Mapping[str, bool]:
         with self._store.lock:
             members = self._store.people.get(session_id, _People()).members
@@ -833,6 +845,12 @@ class MemoryVault:
     def item(self, session_id: str, item_id: str, part: int) -> Item | None:
         with self._store.lock:
             return self._stored(session_id).items.get((item_id, part))
+
+    def items_at(
+        self, places: Sequence[tuple[str, str, int]]
+    ) -> Mapping[tuple[str, str, int], Item]:
+        found = {place: self.item(*place) for place in places}
+        return {place: item for place, item in found.items() if item is not None}
 
     def items(
         self, session_id: str, after: str, limit: int, kind: str | None = None

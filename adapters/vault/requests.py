@@ -178,7 +178,9 @@ class SqlRequests:
         settle: Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]],
         *,
         gone: bytes | None = None,
-    ) -> None:
+    ) -> RequestRow:
+        settled: list[RequestRow] = []
+
         def beside(
             connection: Connection, subjects: Sequence[str]
         ) -> tuple[Sequence[Fact], Sequence[Deed]]:
@@ -187,11 +189,13 @@ class SqlRequests:
                 raise Conflict("")
             row, facts = settle(subjects)
             _save(connection, row, len(facts))
+            settled.append(row)
             executed = any(isinstance(fact, RequestExecuted) for fact in facts)
             done = [deed_of_request(row.request, row.session_id, row.keks)] if executed else []
             return facts, done
 
         self._log.erase(wholes, parts, now, beside)
+        return settled[-1]
 
     # -- doing again --------------------------------------------------------------------------
 

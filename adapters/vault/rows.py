@@ -38,6 +38,7 @@ from domain.ports import (
     Invite,
     Item,
     ItemHead,
+    Joint,
     Member,
     Partial,
     SealedIdentity,
@@ -472,6 +473,30 @@ class SqlVault:
             keys[whose] = DataKey(session_id, tier, whose, person, bytes(wrapped))
         return keys
 
+    def joint(self, session_ids: Sequence[str]) -> Mapping[str, Joint]:
+        query = (
+            "SELECT d.session_id, d.tier, k.kek, k.wrapped, d.wrapped FROM data_keys d "
+            "JOIN subject_keys k ON k.partition = d.partition AND k.subject = d.subject "
+            "WHERE d.partition = 0 AND d.token = '' AND d.session_id IN ({ids})"
+        )
+        figures = (
+            "SELECT session_id, sealed, contributors FROM partials "
+            "WHERE partition = 0 AND token = '' AND session_id IN ({ids})"
+        )
+        with self._engines.read() as connection:
+            sealing = bulk.select_in(connection, query, session_ids)
+            rows = bulk.select_in(connection, figures, session_ids)
+        keys: dict[str, dict[Scope, DataKey]] = {}
+        for session_id, tier, kek, own, wrapped in sealing:
+            subject = SubjectKey(b"", session_id, kek, bytes(own), fresh=False)
+            key = DataKey(session_id, Scope(tier), "", subject, bytes(wrapped))
+            keys.setdefault(session_id, {})[key.tier] = key
+        partials = {row[0]: Partial("", bytes(row[1]), tuple(row[2].split())) for row in rows}
+        return {
+            session_id: Joint(keys.get(session_id, {}), partials.get(session_id))
+            for session_id in {*keys, *partials}
+        }
+
     def taking_part(self, session_id: str, tokens: Sequence[str]) -> Mapping[str, bool]:
         pairs = [(session_id, token) for token in tokens]
         key = ("session_id", "token")
@@ -505,6 +530,17 @@ class SqlVault:
         for row in self._rows(query, session_id, item_id, part):
             return Item(item_rows.head(row), bytes(row[-1]))
         return None
+
+    def items_at(
+        self, places: Sequence[tuple[str, str, int]]
+    ) -> Mapping[tuple[str, str, int], Item]:
+        key, columns = ("session_id", "item_id", "part"), tuple(item_rows.HEAD.split(", "))
+        with self._engines.read() as connection:
+            wanted = ("session_id", *columns, "sealed")
+            rows = bulk.select_rows(connection, items, key, wanted, places)
+        return {
+            (row[0], row[1], row[2]): Item(item_rows.head(row[1:]), bytes(row[-1])) for row in rows
+        }
 
     def items(
         self, session_id: str, after: str, limit: int, kind: str | None = None

@@ -43,7 +43,7 @@ from domain.ports import (
 from domain.session import SCHEDULER, Scope
 from domain.use_cases.erase import must_not_be_held, part
 from domain.use_cases.policies import PolicyBook
-from domain.use_cases.redact import Redaction
+from domain.use_cases.redact import Ahead, Redaction
 from domain.use_cases.sessions import ATTEMPTS, Sessions
 
 BATCH = 100
@@ -323,10 +323,10 @@ class ErasureRequests:
             with suppress(SessionErased, SessionNotFound):  # by a rule meanwhile: it is done
                 found = self._sessions.find(session_id)
                 wholes = (self._sessions.erasure(found, now, actor),)
-            settle = self._settlement(row, _Step(wholes), now, actor, last=True)
+            own = self._requests.key_of(row.request.id)
+            settle = self._settlement(row, own, _Step(wholes), now, actor, last=True)
             with suppress(Conflict):
-                self._requests.erase(wholes, (), now, settle)
-                return self.find(row.request.id)
+                return self._requests.erase(wholes, (), now, settle)
             row = self.find(row.request.id)
             if row.request.status is not Status.REQUESTED:
                 return row
@@ -338,7 +338,8 @@ class ErasureRequests:
         conflicts = steps = 0
         while row.request.status is Status.REQUESTED and steps != most:
             steps += 1
-            identifiers = self._identifiers(row, self._requests.key_of(row.request.id))
+            own = self._requests.key_of(row.request.id)
+            identifiers = self._identifiers(row, own)
             places = self._places(identifiers)
             self._order.shuffle(places)
             step = self._step(places, identifiers, now, actor)
@@ -350,15 +351,15 @@ class ErasureRequests:
                 if conflicts == ATTEMPTS:
                     raise Conflict(row.request.id)
                 continue
-            settle = self._settlement(row, step, now, actor, last=last)
+            settle = self._settlement(row, own, step, now, actor, last=last)
             gone = self._lookup(identifiers) if last and identifiers.name else None
             try:
-                self._requests.erase(step.wholes, step.parts, now, settle, gone=gone)
+                row = self._requests.erase(step.wholes, step.parts, now, settle, gone=gone)
             except Conflict:
                 conflicts += 1
                 if conflicts == ATTEMPTS:
                     raise
-            row = self.find(row.request.id)
+                row = self.find(row.request.id)
         return row
 
     def _lookup(self, identifiers: _Identifiers) -> bytes:
@@ -386,6 +387,9 @@ class ErasureRequests:
             page = places[start : start + BATCH]
             found = self._log.find([session_id for session_id, _ in page])
             theirs = self._requests.belongings(page)
+            ahead = self._redaction.read_ahead(
+                one for one in theirs.values() if not _is_theirs_alone(one, identifiers)
+            )
             for session_id, _ in page:
                 if session_id not in found:
                     continue  # erased by somebody else, between two looks
@@ -393,27 +397,34 @@ class ErasureRequests:
                     if _is_theirs_alone(theirs[session_id], identifiers):
                         wholes.append(self._sessions.erasure(found[session_id], now, actor))
                     else:
-                        erased.append(self._part(found[session_id], theirs[session_id], now))
+                        one = theirs[session_id]
+                        erased.append(self._part(found[session_id], one, ahead, now))
                 except OnHold:
                     held = True
             if wholes or erased:
                 break
         return _Step(tuple(wholes), tuple(erased), held)
 
-    def _part(self, found: Found, theirs: Belongings, now: int) -> Part:
+    def _part(self, found: Found, theirs: Belongings, ahead: Ahead, now: int) -> Part:
         versions = self._policies.versions(found.session.policy)
         must_not_be_held(found.session, now)  # before anything is opened
         session = self._sessions.seen_as(found, now).session
-        rewrite = self._redaction.rewrite(session, versions, theirs, now)
+        rewrite = self._redaction.rewrite(session, versions, theirs, ahead, now)
         return part(found.session, theirs, rewrite, now)
 
     def _settlement(
-        self, row: RequestRow, step: _Step, now: int, actor: str, *, last: bool
+        self,
+        row: RequestRow,
+        own: DataKey | None,
+        step: _Step,
+        now: int,
+        actor: str,
+        *,
+        last: bool,
     ) -> Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]]:
         """What the request is once a step is written; asked inside its transaction, when nobody
         can move the rows that went to another key-encryption key any more."""
 
-        own = self._requests.key_of(row.request.id)
         before = self._identifiers(row, own)
 
         def settle(subjects: Sequence[str]) -> tuple[RequestRow, Sequence[Fact]]:
@@ -493,8 +504,9 @@ class ErasureRequests:
             theirs = self._requests.belongings([(session_id, tokens)])[session_id]
             if found is None or not theirs.names:
                 return False
+            ahead = self._redaction.read_ahead([theirs])
             with suppress(Conflict):
-                self._requests.erase_again(self._part(found, theirs, at), at)
+                self._requests.erase_again(self._part(found, theirs, ahead, at), at)
                 return True
         raise Conflict(session_id)
 

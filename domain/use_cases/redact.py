@@ -29,6 +29,7 @@ from domain.ports import (
     DataKey,
     Item,
     ItemHead,
+    Joint,
     Keyring,
     Partial,
     Summaries,
@@ -42,6 +43,8 @@ FEWEST = 5
 SOMEBODY = "-"
 """Stands among the participants of an item for all of its people who were erased, so that an item
 which named several stays one of several: it is the joint key that seals it."""
+MOST_AHEAD = 8 * 2**20
+"""Bytes of shared items that are read at once for a page of sessions; the rest comes one by one."""
 MOST_RESEALED = 64 * 2**20
 """Bytes of one tier that are sealed anew at most: they pass through memory. Beyond it the joint
 key stays, and what went under it opens for whoever has an old copy and the living key."""
@@ -62,16 +65,26 @@ class Rewrite:
     partial: Partial | None = None
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What is read at once for all sessions of a page: what is joint in each, and shared items by
+    (session, id, part), as many as fit."""
+
+    joint: Mapping[str, Joint]
+    items: Mapping[tuple[str, str, int], Item]
+
+
 @dataclass
 class _Work:
     """A rewrite as it comes together. touched: tiers of which the joint key sealed what goes."""
 
+    joint: Joint
+    ahead: Ahead
     items: dict[str, None] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
     renamed: list[Upload] = field(default_factory=list)
     contents: dict[tuple[str, int], tuple[ItemHead, bytearray]] = field(default_factory=dict)
     heads: dict[tuple[str, int], ItemHead] = field(default_factory=dict)
-    keys: dict[Scope, DataKey | None] = field(default_factory=dict)
     touched: set[Scope] = field(default_factory=set)
 
 
@@ -83,11 +96,25 @@ class Redaction:
         self._keyring = keyring
         self._summaries = summaries
 
-    def rewrite(self, session: Session, versions: Versions, found: Belongings, now: int) -> Rewrite:
+    def read_ahead(self, found: Iterable[Belongings]) -> Ahead:
+        """For `rewrite` of each of these. Raises StoreError."""
+        page, places, size = list(found), [], 0
+        for one in page:
+            for head in one.items:
+                size += 0 if head.token or head.count is None else head.size
+                if not head.token and head.count is not None and size <= MOST_AHEAD:
+                    places.append((one.session_id, head.item_id, head.part))
+        joint = self._vault.joint([one.session_id for one in page])
+        return Ahead(joint, self._vault.items_at(places))
+
+    def rewrite(
+        self, session: Session, versions: Versions, found: Belongings, ahead: Ahead, now: int
+    ) -> Rewrite:
         """What becomes of what `found` holds when the person goes. What was tampered with cannot be
         redacted, and goes. Raises SealBroken if joint figures were."""
         policy = in_force(versions, now).policy
-        work, gone = _Work(), set(found.tokens)
+        work = _Work(ahead.joint.get(session.id, Joint({}, None)), ahead)
+        gone = set(found.tokens)
         for upload in found.uploads:
             self._upload(upload, policy.shared, gone, work)
         uploads = {upload.upload_id for upload in found.uploads}
@@ -147,15 +174,12 @@ class Redaction:
             work.touched.add(head.scope)
         plaintext[:] = bytes(len(plaintext))
 
-    def _key(self, session_id: str, tier: Scope, work: _Work) -> DataKey | None:
-        """The joint key of a tier as it was, read once."""
-        if tier not in work.keys:
-            work.keys[tier] = self._vault.data_keys(session_id, tier, "").get("")
-        return work.keys[tier]
+    def _item_at(self, session_id: str, head: ItemHead, work: _Work) -> Item | None:
+        known = work.ahead.items.get((session_id, head.item_id, head.part))
+        return known or self._vault.item(session_id, head.item_id, head.part)
 
     def _opened(self, session_id: str, head: ItemHead, work: _Work) -> bytearray:
-        item = self._vault.item(session_id, head.item_id, head.part)
-        key = self._key(session_id, head.scope, work)
+        item, key = self._item_at(session_id, head, work), work.joint.keys.get(head.scope)
         if item is None or key is None:
             return bytearray(b"[]")  # gone meanwhile: whoever writes this is told to decide again
         return self._keyring.open(key, head.item_id, str(head.part), item.sealed)
@@ -177,15 +201,14 @@ class Redaction:
         others = tuple(one for one in found.contributors if one not in gone)
         linear = all(call.startswith(_LINEAR) for call in policy.summary.values())
         if policy.shared is Shared.KEEP and linear and len(others) >= FEWEST:
-            return self._partial(session.id), others
+            return self._partial(work), others
         work.touched.add(Scope.SUMMARY)
         if not _is_whole(session, versions):
             return None, ()
         return self._anew(session.id, policy, found, work), others
 
-    def _partial(self, session_id: str) -> bytearray | None:
-        key = self._vault.data_keys(session_id, Scope.SUMMARY, "").get("")
-        partial = next(iter(self._vault.partials(session_id, "")), None)
+    def _partial(self, work: _Work) -> bytearray | None:
+        key, partial = work.joint.keys.get(Scope.SUMMARY), work.joint.partial
         if key is None or partial is None:
             return None
         return self._keyring.open(key, SUMMARY, "partial", partial.sealed)
@@ -227,7 +250,7 @@ class Redaction:
             if not head.token and head.item_id not in (*work.items, *work.uploads)
         ]
         for tier in sorted(work.touched):
-            key = self._key(session.id, tier, work)
+            key = work.joint.keys.get(tier)
             size = sum(head.size for head in left if head.scope is tier)
             if key is not None and size <= MOST_RESEALED:
                 subject = replace(key.subject, fresh=False)
@@ -241,10 +264,10 @@ class Redaction:
             if place in work.contents or head.scope in keys:
                 rewritten.append(self._resealed(session.id, head, changed, work, keys))
             elif changed is not head:
-                item = self._vault.item(session.id, head.item_id, head.part)
+                item = self._item_at(session.id, head, work)
                 if item is not None:
                     rewritten.append(Item(changed, item.sealed))
-        partial = self._sealed_partial(session.id, found, joint, keys)
+        partial = self._sealed_partial(found, work, joint, keys)
         return Rewrite(
             tuple(work.items),
             tuple(rewritten),
@@ -266,28 +289,28 @@ class Redaction:
         try:
             changed, plaintext = known or (changed, self._opened(session_id, head, work))
         except SealBroken:  # it opens under no key, and stays as it is
-            broken = self._vault.item(session_id, head.item_id, head.part)
+            broken = self._item_at(session_id, head, work)
             return Item(changed, broken.sealed if broken is not None else b"")
-        key = keys.get(head.scope) or self._vault.data_keys(session_id, head.scope, "")[""]
+        key = keys.get(head.scope) or work.joint.keys[head.scope]
         sealed = self._keyring.seal(key, head.item_id, str(head.part), plaintext)
         plaintext[:] = bytes(len(plaintext))
         return Item(replace(changed, size=len(sealed)), sealed)
 
     def _sealed_partial(
         self,
-        session_id: str,
         found: Belongings,
+        work: _Work,
         joint: tuple[Buffer | None, tuple[str, ...]] | None,
         keys: Mapping[Scope, DataKey],
     ) -> Partial | None:
         if joint is None and found.contributors is None:
             return None
         if joint is None and Scope.SUMMARY not in keys:
-            return next(iter(self._vault.partials(session_id, "")), None)
-        content, contributors = joint or (self._partial(session_id), found.contributors or ())
+            return work.joint.partial
+        content, contributors = joint or (self._partial(work), found.contributors or ())
         if content is None:
             return None
-        key = keys.get(Scope.SUMMARY) or self._vault.data_keys(session_id, Scope.SUMMARY, "")[""]
+        key = keys.get(Scope.SUMMARY) or work.joint.keys[Scope.SUMMARY]
         return Partial("", self._keyring.seal(key, SUMMARY, "partial", content), contributors)
 
 

@@ -6,6 +6,7 @@ write through the log and look through the vault.
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -22,6 +23,7 @@ from domain.ports import (
     DataKey,
     Item,
     ItemHead,
+    Joint,
     Member,
     Partial,
     SubjectKey,
@@ -430,6 +432,37 @@ def test_heartbeats_and_appends_of_many_at_once(store: Store) -> None:
 
 
 # -- forgetting -------------------------------------------------------------------------------
+
+
+def test_what_is_joint_in_several_sessions_is_found_at_once(store: Store) -> None:
+    """Keys by tier and the figures, of those sessions that have any; nothing of single people."""
+    enter(store, "a", ADA)
+    enter(store, "b", BOB)
+    full = DataKey("a", Scope.FULL, "", JOINT, b"data key")
+    own = DataKey("a", Scope.FULL, token(ADA), ADA, b"hers")
+    figures = Partial("", b"sealed", (token(ADA), token(BOB)))
+    partials = (figures, Partial(token(ADA), b"hers", (token(ADA),)))
+    change(store, "a", joint=JOINT, keys=(full, own), partials=partials)
+    found = store.vault.joint(["a", "b", "c"])
+    assert {id_: one for id_, one in found.items() if one.keys or one.partial} == {
+        "a": Joint({Scope.FULL: replace(full, subject=replace(JOINT, fresh=False))}, figures)
+    }
+
+
+def test_items_of_several_sessions_are_read_at_once(store: Store) -> None:
+    """Those that are there, each with its content."""
+    enter(store, "a", ADA)
+    enter(store, "b", ADA)
+    stored = {}
+    for session_id in "ab":
+        for part in (0, 1):
+            head = ItemHead("i", part, Scope.FULL, "metrics", TEN, 6, (token(ADA),), "text/x", 2)
+            stored[session_id, "i", part] = Item(head, session_id.encode() * 6)
+        items = tuple(item for place, item in stored.items() if place[0] == session_id)
+        change(store, session_id, items=items)
+    wanted = [("a", "i", 1), ("b", "i", 0), ("b", "other", 0), ("c", "i", 0)]
+    found = store.vault.items_at(wanted)
+    assert found == {place: stored[place] for place in wanted[:2]}
 
 
 def test_an_erased_session_leaves_no_row_of_anybody(store: Store) -> None:
