@@ -90,7 +90,14 @@ class Standing:
 
 Again = Callable[[SqlLog, PolicyBook, Entry], bool]
 """Does again what an entry says of people, through this log: whether it changed anything."""
-_OF_PEOPLE = (Kind.REDACTED, Kind.REQUEST, Kind.PERSON_HELD, Kind.PERSON_RELEASED)
+_OF_PEOPLE = (
+    Kind.REDACTED,
+    Kind.REQUEST_OPEN,
+    Kind.REQUEST_REFUSED,
+    Kind.REQUEST,
+    Kind.PERSON_HELD,
+    Kind.PERSON_RELEASED,
+)
 
 
 class Restoring:

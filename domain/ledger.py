@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from domain.erasure import ErasureRequest
+from domain.facts import Refusal
 from domain.policy import Applied
 from domain.session import (
     By,
@@ -38,6 +39,8 @@ class Kind(StrEnum):
     RECOVERED = "recovered"
     POLICY = "policy"
     REDACTED = "redacted"  # a person's part of a session that goes on, by an erasure request
+    REQUEST_OPEN = "request-open"  # an erasure request was received, and has to wait
+    REQUEST_REFUSED = "request-refused"  # ... and is not carried out
     REQUEST = "request"  # an erasure request was carried out
     PERSON_HELD = "person-held"
     PERSON_RELEASED = "person-released"
@@ -119,6 +122,27 @@ def deed_of_policy(applied: Applied, now: int) -> Deed:
 def deed_of_part(session: str, tokens: Sequence[str], at: int) -> Deed:
     """A person's part of a session was erased. tokens: theirs."""
     return Deed(Kind.REDACTED, at, {"session": session, "tokens": list(tokens)})
+
+
+def deed_of_open(
+    request: ErasureRequest, session: str | None, token: str | None, subject: str | None
+) -> Deed:
+    """A request has to wait. session: it is about this one, or about the participant `token` of
+    it. subject: the id of the vault of whom it is about, random."""
+    fields = {
+        "request": request.id,
+        "about": str(request.about),
+        "verified_by": str(request.verified_by),
+        "target": session,
+        "token": token,
+        "subject": subject,
+    }
+    return Deed(Kind.REQUEST_OPEN, request.requested_at, fields)
+
+
+def deed_of_refusal(request_id: str, ground: Refusal, at: int) -> Deed:
+    """A request that had to wait was refused."""
+    return Deed(Kind.REQUEST_REFUSED, at, {"request": request_id, "ground": str(ground)})
 
 
 def deed_of_request(request: ErasureRequest, session: str | None, keks: Sequence[str]) -> Deed:

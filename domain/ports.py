@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from domain.access import AccessRequest
 from domain.erasure import ErasureRequest, Reach, Status
 from domain.facts import Fact
-from domain.ledger import Entry
+from domain.ledger import Deed, Entry
 from domain.policy import Applied, Versions
 from domain.session import Event, Ground, Hold, Kept, Scope, Session
 
@@ -25,6 +25,10 @@ PARTITION = 0
 
 
 # -- what is written --------------------------------------------------------------------------
+
+
+Whom = bytes | str
+"""A person: by the keyed hash of their name, or by the random id that the vault gave them."""
 
 
 @dataclass(frozen=True)
@@ -402,7 +406,7 @@ class RequestRow:
     failures: how often in a row it did not go on. key: a keyed hash that makes it happen once.
     target: a keyed hash of what it is about, while it is open. session_id: of one that is about a
     session. sealed: identifiers of people, under a key of the request's own, until it is verified.
-    keks: see `Reach`.
+    keks: see `Reach`. told: whether the erasure ledger knows that it waits.
     """
 
     request: ErasureRequest
@@ -413,6 +417,7 @@ class RequestRow:
     session_id: str | None = None
     sealed: bytes | None = None
     keks: tuple[str, ...] = ()
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -754,15 +759,24 @@ class RequestStore(Protocol):
         """How many were not answered by their deadline."""
         ...
 
-    def save(self, row: RequestRow, facts: Sequence[Fact], now: int, *, forget: bool) -> None:
-        """Write a request with what happened to it. forget: its identifiers, with their key.
+    def save(
+        self,
+        row: RequestRow,
+        facts: Sequence[Fact],
+        now: int,
+        *,
+        forget: bool,
+        deeds: Sequence[Deed] = (),
+    ) -> None:
+        """Write a request with what happened to it. forget: its identifiers, with their key. deeds:
+        what the erasure ledger is told.
 
         Raises Conflict if somebody else moved it meanwhile.
         """
         ...
 
-    def of_subject(self, lookup: bytes) -> Sequence[tuple[str, tuple[str, ...]]]:
-        """(session, tokens) wherever a person of this name takes part or is the owner."""
+    def of_subject(self, whom: Whom) -> Sequence[tuple[str, tuple[str, ...]]]:
+        """(session, tokens) wherever this person takes part or is the owner."""
         ...
 
     def belongings(self, places: Sequence[tuple[str, tuple[str, ...]]]) -> Mapping[str, Belongings]:
@@ -776,7 +790,7 @@ class RequestStore(Protocol):
         now: int,
         settle: Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]],
         *,
-        gone: bytes | None = None,
+        gone: Whom | None = None,
     ) -> RequestRow:
         """Whole sessions, parts of others and the request that asked for it, in one transaction;
         the request as it was written.
@@ -795,8 +809,16 @@ class RequestStore(Protocol):
         """A person's part once more, on a restored database. Raises Conflict as `erase`."""
         ...
 
-    def restore(self, row: RequestRow, facts: Sequence[Fact], now: int) -> bool:
-        """A request that a restored database does not know; False if it does."""
+    def restore(
+        self,
+        row: RequestRow,
+        facts: Sequence[Fact],
+        now: int,
+        joint: SubjectKey | None = None,
+        key: DataKey | None = None,
+    ) -> bool:
+        """A request that a restored database does not know; False if it does. joint, key: what
+        seals its identifiers, if it has any."""
         ...
 
 

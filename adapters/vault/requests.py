@@ -35,6 +35,7 @@ from domain.ports import (
     Part,
     RequestRow,
     SubjectKey,
+    Whom,
 )
 from domain.session import NEVER, Ground, Held, Scope
 
@@ -71,19 +72,7 @@ class SqlRequests:
         with self._engines.write() as connection:
             if not _insert(connection, row):
                 return self._standing(connection, row)
-            if joint is not None and key is not None:
-                bulk.insert(
-                    connection,
-                    subject_keys,
-                    ("subject", "kek", "wrapped"),
-                    [(joint.subject, joint.kek, joint.wrapped)],
-                )
-                bulk.insert(
-                    connection,
-                    data_keys,
-                    ("session_id", "tier", "token", "subject", "wrapped"),
-                    [(row.request.id, str(TIER), "", joint.subject, key.wrapped)],
-                )
+            _write_keys(connection, row, joint, key)
             append_facts(connection, facts, row.request.requested_at)
         self._log.wakeups.notify()
         return row
@@ -145,13 +134,22 @@ class SqlRequests:
         with self._engines.read() as connection:
             return int(connection.exec_driver_sql(query, (now,)).scalar_one())
 
-    def save(self, row: RequestRow, facts: Sequence[Fact], now: int, *, forget: bool) -> None:
+    def save(
+        self,
+        row: RequestRow,
+        facts: Sequence[Fact],
+        now: int,
+        *,
+        forget: bool,
+        deeds: Sequence[Deed] = (),
+    ) -> None:
         with self._engines.write() as connection:
             _save(connection, row, len(facts))
             if forget:
                 bulk.delete_in(connection, data_keys, "session_id", [row.request.id])
                 bulk.delete_in(connection, subject_keys, "subject", [row.request.id])
             append_facts(connection, facts, now)
+            self._log.remember(connection, deeds, len(facts))
         self._log.wakeups.notify()
 
     def wake(self, now: int) -> None:
@@ -162,9 +160,9 @@ class SqlRequests:
 
     # -- carrying out -------------------------------------------------------------------------
 
-    def of_subject(self, lookup: bytes) -> Sequence[tuple[str, tuple[str, ...]]]:
+    def of_subject(self, whom: Whom) -> Sequence[tuple[str, tuple[str, ...]]]:
         with self._engines.read() as connection:
-            return _of_subject(connection, self._log.lookups, lookup)
+            return _of_subject(connection, self._log.lookups, whom)
 
     def belongings(self, places: Sequence[tuple[str, tuple[str, ...]]]) -> Mapping[str, Belongings]:
         with self._engines.snapshot() as connection:
@@ -177,7 +175,7 @@ class SqlRequests:
         now: int,
         settle: Callable[[Sequence[str]], tuple[RequestRow, Sequence[Fact]]],
         *,
-        gone: bytes | None = None,
+        gone: Whom | None = None,
     ) -> RequestRow:
         settled: list[RequestRow] = []
 
@@ -202,33 +200,69 @@ class SqlRequests:
     def erase_again(self, part: Part, now: int) -> None:
         self._log.erase((), [part], now, lambda connection, subjects: ((), ()))
 
-    def restore(self, row: RequestRow, facts: Sequence[Fact], now: int) -> bool:
+    def restore(
+        self,
+        row: RequestRow,
+        facts: Sequence[Fact],
+        now: int,
+        joint: SubjectKey | None = None,
+        key: DataKey | None = None,
+    ) -> bool:
         with self._engines.write() as connection:
             written = _insert(connection, row)
             if written:
+                _write_keys(connection, row, joint, key)
                 append_facts(connection, facts, now)
             self._log.remember(connection, ())
         self._log.wakeups.notify()
         return written
 
 
-def _of_subject(
-    connection: Connection, lookups: SubjectLookups, lookup: bytes
-) -> list[tuple[str, tuple[str, ...]]]:
-    query = (
-        "SELECT DISTINCT s.lookup, i.session_id, i.token FROM subjects s JOIN subject_index i "
-        "ON i.partition = s.partition AND i.subject = s.subject "
-        "WHERE s.partition = 0 AND s.lookup IN ({ids})"
+def _write_keys(
+    connection: Connection, row: RequestRow, joint: SubjectKey | None, key: DataKey | None
+) -> None:
+    """What seals the identifiers of a request."""
+    if joint is None or key is None:
+        return
+    bulk.insert(
+        connection,
+        subject_keys,
+        ("subject", "kek", "wrapped"),
+        [(joint.subject, joint.kek, joint.wrapped)],
     )
+    bulk.insert(
+        connection,
+        data_keys,
+        ("session_id", "tier", "token", "subject", "wrapped"),
+        [(row.request.id, str(TIER), "", joint.subject, key.wrapped)],
+    )
+
+
+def _of_subject(
+    connection: Connection, lookups: SubjectLookups, whom: Whom
+) -> list[tuple[str, tuple[str, ...]]]:
+    if isinstance(whom, str):
+        query = (
+            "SELECT DISTINCT subject, session_id, token FROM subject_index "
+            "WHERE partition = 0 AND subject IN ({ids})"
+        )
+        rows = bulk.select_in(connection, query, [whom])
+    else:
+        query = (
+            "SELECT DISTINCT s.lookup, i.session_id, i.token FROM subjects s JOIN subject_index i "
+            "ON i.partition = s.partition AND i.subject = s.subject "
+            "WHERE s.partition = 0 AND s.lookup IN ({ids})"
+        )
+        rows = lookups.select(connection, query, [whom])
     tokens: dict[str, list[str]] = {}
-    for _, session_id, token in lookups.select(connection, query, [lookup]):
+    for _, session_id, token in rows:
         tokens.setdefault(session_id, []).append(token)
     return [(session_id, tuple(sorted(found))) for session_id, found in tokens.items()]
 
 
 def _values(row: RequestRow) -> tuple[Any, ...]:
     request = row.request
-    state = {**asdict(request), "keks": row.keks}
+    state = {**asdict(request), "keks": row.keks, "told": row.told}
     return (
         request.id,
         request.version,
@@ -246,7 +280,7 @@ def _values(row: RequestRow) -> tuple[Any, ...]:
 
 def _row(found: Any) -> RequestRow:
     state = orjson.loads(bytes(found[10]))
-    keks = tuple(state.pop("keks"))
+    keks, told = tuple(state.pop("keks")), bool(state.pop("told", False))
     for name, enum in _ENUMS.items():
         state[name] = None if state[name] is None else enum(state[name])
     return RequestRow(
@@ -258,6 +292,7 @@ def _row(found: Any) -> RequestRow:
         session_id=found[8],
         sealed=_bytes(found[9]),
         keks=keks,
+        told=told,
     )
 
 

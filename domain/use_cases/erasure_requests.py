@@ -24,6 +24,7 @@ from domain.errors import (
     SessionNotFound,
 )
 from domain.facts import About, Fact, Refusal, Verification, Waiting
+from domain.ledger import Deed, deed_of_open, deed_of_refusal
 from domain.policy import HOUR, MINUTE, SECOND
 from domain.ports import (
     Append,
@@ -39,6 +40,7 @@ from domain.ports import (
     Summaries,
     Vault,
     Verifier,
+    Whom,
 )
 from domain.session import SCHEDULER, Scope
 from domain.use_cases.erase import must_not_be_held, part
@@ -60,9 +62,11 @@ FIRST_RETRY, LAST_RETRY = 2 * SECOND, HOUR
 @dataclass(frozen=True)
 class _Identifiers:
     """Whom a request is about, and what its steps took so far. session, token: of a participant.
-    name: of a subject. items: how many went or were redacted."""
+    name: of a subject; subject: their random id, where nobody knows the name any more. items: how
+    many went or were redacted."""
 
     name: str = ""
+    subject: str = ""
     session: str = ""
     token: str = ""
     reach: Reach = field(default_factory=Reach)
@@ -113,6 +117,7 @@ class ErasureRequests:
         self._requests = requests
         self._sessions = sessions
         self._log = log
+        self._vault = vault
         self._keyring = keyring
         self._policies = policies
         self._redaction = Redaction(vault, keyring, summaries)
@@ -189,7 +194,10 @@ class ErasureRequests:
         """It is not carried out. Raises RequestUnknown, RequestNotOpen."""
         row = self.find(request_id)
         facts = row.request.refuse(ground, now, actor)
-        return self._save(row, facts, now, None, forget=True) if facts else row
+        if not facts:
+            return row
+        deeds = [deed_of_refusal(request_id, ground, now)] if row.told else []
+        return self._save(row, facts, now, None, forget=True, deeds=deeds)
 
     def find(self, request_id: str) -> RequestRow:
         """Raises RequestUnknown."""
@@ -314,7 +322,26 @@ class ErasureRequests:
         if until is not None:
             due_at = min(due_at, until)
         row = replace(row, failures=row.failures + 1)
-        return self._save(row, facts, now, due_at)
+        if reason is not Waiting.HELD:
+            return self._save(row, facts, now, due_at)
+        return self._save_told(row, facts, now, due_at)
+
+    def _save_told(
+        self, row: RequestRow, facts: tuple[Fact, ...], now: int, due_at: int | None
+    ) -> RequestRow:
+        """It waits for longer than seconds, so a database that is restored meanwhile must not
+        forget it. Raises LedgerUnavailable; then nothing was saved."""
+        if row.told:
+            return self._save(row, facts, now, due_at)
+        of = self._identifiers(row, self._requests.key_of(row.request.id))
+        subject: str | None = of.subject or None
+        if of.name:
+            lookup = self._lookup(of.name)
+            known = self._vault.subjects([lookup]).get(lookup)
+            subject = known.subject if known is not None else None
+        session_id = row.session_id or of.session or None
+        deeds = [deed_of_open(row.request, session_id, of.token or None, subject)]
+        return self._save(replace(row, told=True), facts, now, due_at, deeds=deeds)
 
     def _execute_session(self, row: RequestRow, now: int, actor: str) -> RequestRow:
         session_id = str(row.session_id)
@@ -352,7 +379,7 @@ class ErasureRequests:
                     raise Conflict(row.request.id)
                 continue
             settle = self._settlement(row, own, step, now, actor, last=last)
-            gone = self._lookup(identifiers) if last and identifiers.name else None
+            gone = self._whom(identifiers) if last else None
             try:
                 row = self._requests.erase(step.wholes, step.parts, now, settle, gone=gone)
             except Conflict:
@@ -360,15 +387,26 @@ class ErasureRequests:
                 if conflicts == ATTEMPTS:
                     raise
                 row = self.find(row.request.id)
+        if row.request.status is Status.REQUESTED:
+            return self._save_told(row, (), now, row.due_at)
         return row
 
-    def _lookup(self, identifiers: _Identifiers) -> bytes:
-        return self._keyring.lookup("subject", identifiers.name)
+    def _lookup(self, name: str) -> bytes:
+        return self._keyring.lookup("subject", name)
+
+    def _whom(self, identifiers: _Identifiers) -> Whom | None:
+        """The person, None of a participant of one session."""
+        if identifiers.name:
+            return self._lookup(identifiers.name)
+        return identifiers.subject or None
 
     def _places(self, identifiers: _Identifiers) -> list[tuple[str, tuple[str, ...]]]:
         """Where there is something of theirs still."""
-        if identifiers.name:
-            return list(self._requests.of_subject(self._lookup(identifiers)))
+        whom = self._whom(identifiers)
+        if whom is not None:
+            return list(self._requests.of_subject(whom))
+        if not identifiers.session:
+            return []  # of somebody whom the vault did not know when the ledger was told
         place = (identifiers.session, (identifiers.token,))
         found = self._requests.belongings([place])
         return [place] if found[identifiers.session].names else []
@@ -431,8 +469,9 @@ class ErasureRequests:
             keks = tuple(dict.fromkeys((*row.keks, *self._keks())))
             taken = Reach(subjects=tuple(subjects)).and_also(step.reach)
             total, items = before.reach.and_also(taken), before.items + step.items
-            name = before.name if not last else ""
-            after = replace(before, name=name, reach=total, items=items)
+            after = replace(before, reach=total, items=items)
+            if last:
+                after = replace(after, name="", subject="")
             sealed = None if own is None else self._sealed(row, own, after)
             facts: tuple[Fact, ...] = ()
             if last:
@@ -484,12 +523,13 @@ class ErasureRequests:
         due_at: int | None,
         *,
         forget: bool = False,
+        deeds: Sequence[Deed] = (),
     ) -> RequestRow:
         request = project(row.request, facts)
         row = replace(row, request=request, due_at=due_at)
         if forget:
             row = replace(row, sealed=None, target=None)
-        self._requests.save(row, facts, now, forget=forget)
+        self._requests.save(row, facts, now, forget=forget, deeds=deeds)
         return row
 
     # -- doing again, on a restored database ----------------------------------------------------
@@ -509,6 +549,43 @@ class ErasureRequests:
                 self._requests.erase_again(self._part(found, theirs, ahead, at), at)
                 return True
         raise Conflict(session_id)
+
+    def receive_again(
+        self,
+        request_id: str,
+        about: About,
+        verified_by: Verification,
+        requested_at: int,
+        actor: str,
+        *,
+        session_id: str | None,
+        token: str | None,
+        subject: str | None,
+    ) -> bool:
+        """A request that had to wait stands again, and is carried out as if it had come just now:
+        by the random id of a person, since nobody knows the name any more. Its term is what it
+        was. False if it is known."""
+        if self._requests.find(request_id) is not None:
+            return False
+        facts = receive(request_id, about, verified_by, requested_at, actor)
+        row = RequestRow(project(None, facts), due_at=requested_at, told=True)
+        if about is About.SESSION:
+            row = replace(row, session_id=session_id)
+            return self._requests.restore(row, facts, requested_at)
+        of = _Identifiers(subject=subject or "", session=session_id or "", token=token or "")
+        joint = self._keyring.joint_subject(request_id)
+        own = self._keyring.new_data_key(joint, request_id, Scope.EVERYTHING, "")
+        row = replace(row, sealed=self._sealed(row, own, of))
+        return self._requests.restore(row, facts, requested_at, joint, own)
+
+    def refuse_again(self, request_id: str, ground: Refusal, at: int, actor: str) -> bool:
+        """A request that had to wait was refused; False if it is not open."""
+        row = self._requests.find(request_id)
+        if row is None or row.request.status is not Status.REQUESTED:
+            return False
+        facts = row.request.refuse(ground, at, actor)
+        self._save(row, facts, at, None, forget=True)
+        return bool(facts)
 
     def restore(
         self,
@@ -569,13 +646,14 @@ def _is_theirs_alone(found: Belongings, identifiers: _Identifiers) -> bool:
     is not for a participant to take away, who proves a token and nothing more."""
     if found.others:
         return False
-    return bool(identifiers.name) or found.owner in (None, *found.subjects)
+    return bool(identifiers.name or identifiers.subject) or found.owner in (None, *found.subjects)
 
 
 def _written(identifiers: _Identifiers) -> bytearray:
     reach = identifiers.reach
     document = {
         "name": identifiers.name,
+        "subject": identifiers.subject,
         "session": identifiers.session,
         "token": identifiers.token,
         "items": identifiers.items,
@@ -588,6 +666,7 @@ def _read(document: Mapping[str, Any]) -> _Identifiers:
     reach = document["reach"]
     return _Identifiers(
         document["name"],
+        document.get("subject", ""),
         document["session"],
         document["token"],
         Reach(

@@ -8,7 +8,7 @@ Deletions go through the choke point (erase.py) like all others.
 from collections.abc import Callable
 
 from domain.errors import Conflict, LapseError, OnHold
-from domain.facts import About, Verification
+from domain.facts import About, Refusal, Verification
 from domain.ledger import Entry, Kind
 from domain.policy import Applied, Versions, in_force, stream_of
 from domain.ports import Append, Found, Log
@@ -156,6 +156,19 @@ def repeat_for_people(requests: ErasureRequests, holds: Holds, entry: Entry) -> 
     match entry.kind:
         case Kind.REDACTED:
             return requests.erase_part_again(fields["session"], tuple(fields["tokens"]), at)
+        case Kind.REQUEST_OPEN:
+            return requests.receive_again(
+                fields["request"],
+                About(fields["about"]),
+                Verification(fields["verified_by"]),
+                at,
+                LEDGER,
+                session_id=fields["target"],
+                token=fields["token"],
+                subject=fields["subject"],
+            )
+        case Kind.REQUEST_REFUSED:
+            return requests.refuse_again(fields["request"], Refusal(fields["ground"]), at, LEDGER)
         case Kind.REQUEST:
             return requests.restore(
                 fields["request"],

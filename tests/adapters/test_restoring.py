@@ -21,7 +21,7 @@ from adapters.settings import Settings, load_settings
 from adapters.wiring import Lapse, open_lapse
 from domain.erasure import Status
 from domain.errors import OnHold, RestorePending, StoreBusy
-from domain.facts import EpochOpened, Verification
+from domain.facts import EpochOpened, Refusal, Verification
 from domain.ledger import Entry, Kind
 from domain.policy import DAY, parse
 from domain.session import Ground
@@ -251,6 +251,55 @@ def dies_while_it_repeats(house: House, last: int) -> bool:
     except Killed:
         return True
     return False
+
+
+@pytest.mark.row("G5")
+def test_a_request_that_had_to_wait_waits_again(house: House) -> None:
+    """Asked for after the backup, held when the database was restored: by person, by session, by
+    participant. Each keeps its term, and is carried out when its hold goes; one that was refused
+    stays refused."""
+    backup, rooms = house.copy(), house.rooms
+    with house.process(restore=True) as lapse:
+        now = lapse.clock()
+        holds = [
+            lapse.holds.of_subject(name, Ground.LEGAL_CLAIM, None, now, ACTOR).hold
+            for name in ("ann", "cem")
+        ]
+        bob = tokens_of(lapse, rooms["shared"], "bob")[0]
+        asking = [
+            lapse.requests.of_subject("cem", *verified(lapse)),
+            lapse.requests.of_session(rooms["released"], *verified(lapse)),
+            lapse.requests.of_participant(rooms["shared"], bob, *verified(lapse)),
+            lapse.requests.of_subject("ann", *verified(lapse)),
+        ]
+        for row in asking:
+            carry_out(lapse, row.request.id)
+        lapse.requests.refuse(asking[-1].request.id, Refusal.LEGAL_CLAIM, now, ACTOR)
+        asked = {row.request.id: lapse.requests.find(row.request.id).request for row in asking}
+    house.put_back(backup)
+    with house.process() as lapse:
+        lapse.restoring.run()
+        standing = {row.request.id: row.request for row in lapse.requests.page()}
+        assert {id_: (one.about, one.status, one.deadline_at) for id_, one in standing.items()} == {
+            id_: (one.about, one.status, one.deadline_at) for id_, one in asked.items()
+        }
+        for hold in holds:
+            lapse.holds.release(hold, lapse.clock(), ACTOR)
+        lapse.sessions.release(rooms["released"], "case-1", lapse.clock(), ACTOR)
+        for row in asking[:-1]:
+            carry_out(lapse, row.request.id)
+            done = lapse.requests.find(row.request.id).request
+            assert (done.status, done.sessions + done.parts) == (Status.EXECUTED, 1)
+        assert not {rooms["of cem"], rooms["released"]} & house.sessions()
+        assert tokens_of(lapse, rooms["shared"], "bob") == []
+        assert of_ann(house, lapse) == 2
+        assert lapse.restoring.look().state is State.CURRENT
+
+
+def tokens_of(lapse: Lapse, room: str, name: str) -> list[str]:
+    """Under which somebody takes part."""
+    places = dict(lapse.requests._requests.of_subject(lapse.keyring.lookup("subject", name)))
+    return list(places.get(room, ()))
 
 
 def epoch_entries(house: House) -> list[Entry]:
