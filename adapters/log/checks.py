@@ -20,12 +20,13 @@ from adapters.log.event_log import (
     save_sessions,
 )
 from adapters.log.migrate import note_state_format, state_format
-from adapters.log.schema import sessions
+from adapters.log.schema import session_holds, sessions
 from adapters.log.transcoder import STATE_FORMAT, decode_state
+from adapters.vault.holds import fold_holds
 from domain.errors import CorruptEvent, CorruptState, PolicyInvalid, StoreError
 from domain.policy import Applied, Versions
 from domain.ports import Recorded
-from domain.session import Created, Session, evolve
+from domain.session import Created, Event, Held, Released, Session, evolve
 from domain.timeline import next_due
 from domain.use_cases.policies import holding, is_settled
 
@@ -118,6 +119,8 @@ def rebuild_sessions(
                 rows.append((session, due.at if due else None, owners.get(session.id)))
             save_sessions(connection, rows)
             bulk.delete_in(connection, sessions, "session_id", gone)
+            bulk.delete_in(connection, session_holds, "session_id", ids)
+            fold_holds(connection, _about_holds(connection, [r[0].id for r in rows if r[0].holds]))
             live += len(rows)
         progress(page[-1].position, head)
     for unknown in _unknown_sessions(engines):
@@ -162,6 +165,15 @@ def _folded(connection: Connection, ids: Sequence[str]) -> dict[str, Session | N
         event = recorded(row).event
         folded[row[4]] = evolve(folded[row[4]], event)  # type: ignore[arg-type]
     return folded
+
+
+def _about_holds(connection: Connection, ids: Sequence[str]) -> Iterator[Event]:
+    query = (
+        f"{SELECT_EVENTS}topic IN ('{Held.TOPIC}', '{Released.TOPIC}') "
+        "AND session_id IN ({ids}) ORDER BY session_id, version"
+    )
+    found = (recorded(row).event for row in bulk.stream_in(connection, query, ids))
+    return (event for event in found if isinstance(event, Event))
 
 
 def _wrong_states(

@@ -34,7 +34,15 @@ from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines, StoreDeadlock, StoreUnavailable
 from adapters.log.merkle import leaf_of_row
 from adapters.log.remembering import Remembering, Repeating
-from adapters.log.schema import bookmarks, commands, counters, events, policies, sessions
+from adapters.log.schema import (
+    bookmarks,
+    commands,
+    counters,
+    events,
+    policies,
+    session_holds,
+    sessions,
+)
 from adapters.log.transcoder import (
     Unreadable,
     decode_event,
@@ -45,7 +53,7 @@ from adapters.log.transcoder import (
 from adapters.log.wakeups import Wakeups
 from adapters.vault import item_rows, parts
 from adapters.vault import rows as vault_rows
-from adapters.vault.holds import holds_of_people
+from adapters.vault.holds import fold_holds, holds_of_people
 from adapters.vault.lookups import SubjectLookups
 from domain.errors import (
     ClockHeld,
@@ -116,7 +124,6 @@ _SESSION_COLUMNS = (
     "owner_subject",
     "failures",
     "stored_bytes",
-    "held",
     "state",
 )
 # An upsert finds each row by its key whatever the planner believes about the table; an UPDATE
@@ -124,8 +131,7 @@ _SESSION_COLUMNS = (
 _SESSION_UPSERT = (
     "ON CONFLICT (partition, session_id) DO UPDATE SET version = excluded.version, "
     "phase = excluded.phase, last_seen_at = excluded.last_seen_at, due_at = excluded.due_at, "
-    "failures = excluded.failures, stored_bytes = excluded.stored_bytes, held = excluded.held, "
-    "state = excluded.state"
+    "failures = excluded.failures, stored_bytes = excluded.stored_bytes, state = excluded.state"
 )
 SELECT_EVENTS = (
     "SELECT position, version, effective_at, recorded_at, session_id, topic, state "
@@ -1052,7 +1058,6 @@ def _session_row(session: Session, due_at: int | None, owner: str | None) -> tup
         owner,
         0,
         session.stored_bytes,
-        int(bool(session.holds)),
         encode_state(session),
     )
 
@@ -1127,11 +1132,15 @@ def _fold(connection: Connection, accepted: Sequence[Append]) -> None:
     for append in accepted:
         after = append.after
         if after.erased_at is not None:
-            gone.append(after.id)
+            gone.append(after)
         elif append.before is not None and append.events:
             changed.append((after, append.due_at, append.owner))
     save_sessions(connection, changed)
-    bulk.delete_in(connection, sessions, "session_id", gone)
+    fold_holds(connection, (event for append in accepted for event in append.events))
+    bulk.delete_in(connection, sessions, "session_id", [after.id for after in gone])
+    # Hardly any session was ever held: most batches need no statement for this.
+    held = [after.id for after in gone if after.holds]
+    bulk.delete_in(connection, session_holds, "session_id", held)
 
 
 def _postpone(connection: Connection, failed: Sequence[tuple[str, int]]) -> None:

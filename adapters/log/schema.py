@@ -119,16 +119,7 @@ sessions = Table(
     Column("failures", SmallInteger, nullable=False, server_default=text("0")),
     Column("owner_subject", Name),
     Column("stored_bytes", BigInteger, nullable=False, server_default=text("0")),
-    # Whether there are holds on it: where `lapse hold list` looks.
-    Column("held", SmallInteger, nullable=False, server_default=text("0")),
     Column("state", LargeBinary, nullable=False),
-    Index(
-        "sessions_held",
-        "partition",
-        "session_id",
-        sqlite_where=text("held = 1"),
-        postgresql_where=text("held = 1"),
-    ),
     Index(
         "sessions_by_deadline", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
     ),
@@ -360,6 +351,19 @@ subject_holds = Table(
     # One that was released ended then: what it suspended is due from that instant.
     Column("until", BigInteger),
     Index("subject_holds_by_subject", "partition", "subject"),
+)
+
+# The holds of sessions that are not erased, as their events say: where they are looked up by id.
+session_holds = Table(
+    "session_holds",
+    metadata,
+    _partition(),
+    Column("session_id", Name, primary_key=True),
+    Column("hold", Name, primary_key=True),
+    Column("ground", Name, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger),
+    Index("session_holds_by_id", "partition", "hold"),
 )
 
 # -- copies for people (GDPR Art. 15) ---------------------------------------------------------

@@ -1,17 +1,35 @@
-"""Holds of people, in the table `subject_holds`, and where the holds of sessions are found.
+"""Holds of people, in the table `subject_holds`, and those of sessions, in `session_holds`.
 
 No event of any session says that somebody in it is held, so that the log does not connect the
 sessions of a person. Whoever reads a session to decide on it gets those holds with it; whoever
 deletes is checked for them again, in the same transaction and behind the lock of the session.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
 from adapters.log import bulk
+from adapters.log.schema import session_holds
 from adapters.log.transcoder import decode_state
-from domain.session import Hold, Session
+from domain.session import Event, Held, Hold, Released, Session
+
+_SESSION_HOLD = ("session_id", "hold", "ground", "since", "until")
+
+
+def fold_holds(connection: Connection, events: Iterable[Event]) -> None:
+    """Write what these events, in their order, say of the holds of sessions."""
+    rows: dict[tuple[str, str], tuple[Any, ...] | None] = {}
+    for event in events:
+        if isinstance(event, Held):
+            values = (str(event.ground), event.effective_at, event.until)
+            rows[event.originator_id, event.hold] = values
+        elif isinstance(event, Released):
+            rows[event.originator_id, event.hold] = None
+    standing = [(*key, *values) for key, values in rows.items() if values is not None]
+    bulk.delete_rows(connection, session_holds, ("session_id", "hold"), list(rows))
+    bulk.insert(connection, session_holds, _SESSION_HOLD, standing)
 
 
 def holds_of_people(

@@ -20,7 +20,6 @@ from adapters.log.schema import (
     subject_holds,
     subject_keys,
 )
-from adapters.log.transcoder import decode_state
 from adapters.vault import parts
 from adapters.vault.lookups import SubjectLookups
 from domain.erasure import ErasureRequest, Status
@@ -37,7 +36,7 @@ from domain.ports import (
     SubjectKey,
     Whom,
 )
-from domain.session import NEVER, Ground, Held, Scope
+from domain.session import NEVER, Ground, Scope
 
 TIER = Scope.EVERYTHING
 """Of the key that seals what a request says about people."""
@@ -400,38 +399,27 @@ class SqlHolds:
         self._log.wakeups.notify()
 
     def find(self, hold: str, now: int) -> HoldRow | None:
-        return next((row for row in self._all(now) if row.hold == hold), None)
+        return next(iter(self._standing("=", hold, now, 1)), None)
 
     def page(self, now: int, after: str, limit: int) -> Sequence[HoldRow]:
-        return [row for row in self._all(now) if row.hold > after][:limit]
+        return self._standing(">", after, now, limit)
 
-    def _all(self, now: int) -> list[HoldRow]:
-        """Holds are few: each is somebody's decision."""
-        query = (
-            "SELECT hold, ground, since, until, subject FROM subject_holds "
-            f"WHERE partition = 0 AND (until IS NULL OR until > {self._mark})"
-        )
-        held = (
-            "SELECT session_id, version, state FROM sessions WHERE partition = 0 AND held = 1 "
-            "ORDER BY session_id"
-        )
+    def _standing(self, comparison: str, hold: str, now: int, limit: int) -> list[HoldRow]:
+        """Those that stand and whose id compares like that with `hold`, in order of id."""
+        rows: list[HoldRow] = []
         with self._engines.snapshot() as connection:
-            rows = [
-                HoldRow(hold, Ground(ground), since, until, subject=subject)
-                for hold, ground, since, until, subject in connection.exec_driver_sql(query, (now,))
-            ]
-            on_sessions = connection.exec_driver_sql(held).fetchall()
-        for session_id, version, state in on_sessions:
-            session = decode_state(session_id, version, bytes(state))
-            for hold in session.holds:
-                if hold.until is None or hold.until > now:
-                    ground = self._ground(session_id, hold.id)
-                    rows.append(HoldRow(hold.id, ground, hold.since, hold.until, session_id))
-        return sorted(rows, key=lambda row: (row.hold, row.session_id or ""))
-
-    def _ground(self, session_id: str, hold: str) -> Ground:
-        events = [recorded.event for recorded in self._log.history(session_id)]
-        return [one.ground for one in events if isinstance(one, Held) and one.hold == hold][-1]
+            for table, on in (("subject_holds", "subject"), ("session_holds", "session_id")):
+                query = (
+                    f"SELECT hold, ground, since, until, {on} FROM {table} WHERE partition = 0 "
+                    f"AND hold {comparison} {self._mark} "
+                    f"AND (until IS NULL OR until > {self._mark}) ORDER BY hold LIMIT {self._mark}"
+                )
+                found = connection.exec_driver_sql(query, (hold, now, limit))
+                rows += [
+                    HoldRow(id_, Ground(ground), since, until, **{on: whom})
+                    for id_, ground, since, until, whom in found
+                ]
+        return sorted(rows, key=lambda row: row.hold)[:limit]
 
 
 _HOLD = ("hold", "subject", "ground", "since", "until")

@@ -241,7 +241,7 @@ STORES: Mapping[str, Store] = {
     "checkpoints": _store("partition epoch size root signed_at note", "signed hashes of the log"),
     "sessions": _store(
         "partition session_id version policy phase created_at last_seen_at due_at failures "
-        "owner_subject stored_bytes held state",
+        "owner_subject stored_bytes state",
         "the folded state of sessions that are not erased",
         by_session(),
         by_subject("owner_subject"),
@@ -335,6 +335,9 @@ STORES: Mapping[str, Store] = {
     ),
     "subject_holds": _store(
         "partition hold subject ground since until", "holds of people", by_subject()
+    ),
+    "session_holds": _store(
+        "partition session_id hold ground since until", "holds of sessions", by_session()
     ),
     "subject_keys": _store(
         "partition subject kek wrapped",

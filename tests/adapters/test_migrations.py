@@ -1,6 +1,7 @@
 """The migrations make the schema that the code believes in, on both databases, and unmake it."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -10,11 +11,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
 from adapters.log.engine import Engines, open_engines
+from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, downgrade, require_current, schema_of, upgrade
 from adapters.log.schema import metadata as log_metadata
 from domain.errors import SchemaTooNew, SchemaTooOld
+from domain.policy import HOUR
+from domain.session import Event, Ground, Session
 from migrations import REVISIONS
 from projections.tables import metadata as projection_metadata
+from tests.contracts.authors import ACTOR, TEN, apply_policies, following, opening
 
 
 @pytest.fixture
@@ -46,6 +51,30 @@ def test_every_migration_goes_down_again(engines: Engines) -> None:
     upgrade(engines)
     with engines.read() as connection:
         assert connection.exec_driver_sql("SELECT position FROM heads").scalar_one() == 0
+
+
+def test_holds_from_before_they_had_a_table_are_listed(engines: Engines) -> None:
+    """Those that stand, with their grounds: the upgrade finds them in the events of their
+    sessions."""
+    upgrade(engines)
+    log = SqlLog(engines, lambda: 0)
+    apply_policies(log)
+    held = opening("a"), opening("b")
+    log.append([*held, opening("c")], TEN)
+    for one, hold in zip(held, ("stands", "ends"), strict=True):
+        place = partial(place_hold, hold=hold)
+        log.append([following(one, place)], TEN)
+    log.append([following(log.find(["b"])["b"], lambda s: s.release("ends", TEN, ACTOR))], TEN)
+    log.wakeups.close()
+    downgrade(engines, "0004")
+    upgrade(engines)
+    with engines.read() as connection:
+        rows = connection.exec_driver_sql("SELECT * FROM session_holds").fetchall()
+    assert [tuple(row) for row in rows] == [(0, "a", "stands", "legal-claim", TEN, TEN + HOUR)]
+
+
+def place_hold(session: Session, hold: str) -> tuple[Event, ...]:
+    return session.hold(hold, Ground.LEGAL_CLAIM, TEN + HOUR, TEN, ACTOR)
 
 
 def test_an_empty_database_gets_the_schema_only_when_asked(engines: Engines) -> None:

@@ -46,6 +46,7 @@ LEFTOVERS: dict[str, list[dict[str, Any]]] = {
         {"session_id": SHARED, "token": "", "contributors": f"{OTHER} {TOKEN}"},
     ],
     "subject_holds": [{"subject": SUBJECT}],
+    "session_holds": [{"session_id": SESSION}],
     "subject_keys": [{"subject": SUBJECT}, {"subject": SESSION}],
     "data_keys": [{"session_id": SESSION}, {"session_id": SHARED, "token": TOKEN}],
     "access_requests": [{"subject": SUBJECT}],

@@ -1,0 +1,74 @@
+"""Holds that stand are listed page by page, whatever they are on, on both databases."""
+
+from pathlib import Path
+
+import pytest
+
+from adapters.log.checks import rebuild_sessions
+from adapters.log.event_log import SqlLog
+from domain.errors import HoldUnknown
+from domain.policy import HOUR
+from domain.ports import HoldRow
+from domain.session import Ground
+from tests.contracts.conftest import sql_store  # noqa: F401 - the fixture, for every test here
+from tests.contracts.stores import SqlStore
+from tests.use_cases.offices import OFFICER, TEN, Office, opened_office
+
+
+@pytest.fixture
+def office(sql_store: SqlStore, tmp_path: Path) -> Office:  # noqa: F811
+    return opened_office(sql_store, tmp_path)
+
+
+def held_rooms(office: Office, count: int) -> list[HoldRow]:
+    """A hold on each of so many rooms, in order of id."""
+    rooms = [office.room("ann")[0] for _ in range(count)]
+    placed = [
+        office.holds.of_session(room, Ground.LEGAL_CLAIM, None, TEN, OFFICER) for room in rooms
+    ]
+    return sorted(placed, key=lambda row: row.hold)
+
+
+def listed(office: Office, now: int = TEN, limit: int = 2) -> list[HoldRow]:
+    """All pages, one behind the other."""
+    found: list[HoldRow] = []
+    while page := office.holds.page(now, after=found[-1].hold if found else "", limit=limit):
+        assert len(page) <= limit
+        found += page
+    return found
+
+
+def test_holds_of_sessions_and_of_people_are_one_list(office: Office) -> None:
+    """In order of id over all pages, each once, with its ground and its term."""
+    rooms = held_rooms(office, 3)
+    person = office.holds.of_subject("ann", Ground.RESTRICTION, TEN + HOUR, TEN, OFFICER)
+    found = listed(office)
+    assert [row.hold for row in found] == sorted(row.hold for row in [*rooms, person])
+    assert [row for row in found if row.session_id is not None] == rooms
+    (of_person,) = [row for row in found if row.session_id is None]
+    assert (of_person.ground, of_person.until) == (Ground.RESTRICTION, TEN + HOUR)
+
+
+def test_a_hold_that_ended_or_was_released_is_listed_no_more(office: Office) -> None:
+    """Nor is one of a session that was erased since it ended."""
+    first, second, third = held_rooms(office, 3)
+    room, _ = office.room("bob")
+    ends = office.holds.of_session(room, Ground.LEGAL_CLAIM, TEN + 1, TEN, OFFICER)
+    office.holds.release(first.hold, TEN, OFFICER)
+    assert listed(office, TEN) == sorted([second, third, ends], key=lambda row: row.hold)
+    assert listed(office, TEN + 1) == [second, third]
+    with pytest.raises(HoldUnknown):
+        office.holds.release(ends.hold, TEN + 1, OFFICER)
+    office.sessions.erase(room, TEN + 2, OFFICER)
+    assert office.rows("session_holds", room) == []
+
+
+def test_a_rebuild_lists_the_holds_that_stand(office: Office) -> None:
+    """They follow from the events of their sessions."""
+    first, *others = held_rooms(office, 3)
+    office.holds.release(first.hold, TEN, OFFICER)
+    office.store.execute("DELETE FROM session_holds")
+    assert isinstance(office.store.log, SqlLog)
+    versions = office.policies.refresh()
+    rebuild_sessions(office.store.engines, office.store.log, versions, TEN, lambda *_: None)
+    assert listed(office) == others
