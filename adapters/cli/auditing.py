@@ -17,8 +17,8 @@ from adapters.audit_documents import (
 )
 from adapters.audit_export import EVENTS, PROOFS, REQUESTS, event_rows, request_rows, with_proofs
 from adapters.cli.errors import FAILED, refusals, say_error
-from adapters.cli.options import Database, Json, load
-from adapters.cli.output import console, count_progress, print_json, print_table
+from adapters.cli.options import Database, Json, SessionId, choice, load
+from adapters.cli.output import console, count_progress, print_json, print_table, write_whole
 from adapters.clock import parse_instant
 from adapters.exports import Column, Format, exported
 from adapters.http.requests import RequestLog
@@ -32,7 +32,6 @@ from domain.policy import DAY, stream_of
 from domain.policy_history import version_entries
 from domain.ports import Recorded
 
-SessionId = Annotated[str, typer.Argument(metavar="ID", help="A session's id.")]
 OneSession = Annotated[
     str | None, typer.Option("--session", metavar="ID", help="This session only.")
 ]
@@ -69,7 +68,7 @@ def replay(
     Needs neither personal data nor keys. Reads the log from its beginning, in bounded memory.
     """
     with refusals():
-        at, clock = parse_instant(until, "--until"), _clock(by)
+        at, clock = parse_instant(until, "--until"), choice(Clock, by, "--by")
         if session is not None and policy is not None:
             raise SettingsInvalid("--session stands alone: leave --policy out")
         with open_lapse(load(db), create=False) as lapse:
@@ -266,8 +265,8 @@ def export(
                 made = lapse.checkpoints.make(lapse.clock())
                 rows = with_proofs(rows, lapse.tree, lapse.engines, made.size)
                 columns = (*EVENTS, *PROOFS)
-                out.with_name(f"{out.name}.checkpoint").write_text(made.note, encoding="utf-8")
-            count = _write(out, rows, columns, _format(form))
+                write_whole(out.with_name(f"{out.name}.checkpoint"), [made.note.encode()])
+            count = _write(out, rows, columns, choice(Format, form, "--format"))
         size = made.size if made is not None else None
         _say_written({"rows": count, "tree_size": size}, as_json=as_json)
 
@@ -288,14 +287,16 @@ def requests(
             open_lapse(load(db), create=False) as lapse,
             closing(RequestLog(lapse.engines)) as log,
         ):
-            count = _write(out, request_rows(log, **period), REQUESTS, _format(form))
+            count = _write(
+                out, request_rows(log, **period), REQUESTS, choice(Format, form, "--format")
+            )
         _say_written({"rows": count}, as_json=as_json)
 
 
 def _write(
     out: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], form: Format
 ) -> int:
-    """Whole or not at all; how many rows. Raises SettingsInvalid."""
+    """How many rows. Raises SettingsInvalid, ParquetMissing."""
     count = 0
 
     def counted() -> Iterable[Mapping[str, Any]]:
@@ -304,17 +305,7 @@ def _write(
             count += 1
             yield row
 
-    pieces = exported(counted(), columns, form)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        partial.replace(out)
-    except OSError as error:
-        raise SettingsInvalid(f"--out: the file cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(out, exported(counted(), columns, form))
     return count
 
 
@@ -346,15 +337,3 @@ def _period(since: str | None, until: str | None) -> dict[str, int | None]:
         "since": parse_instant(since, "--since") if since is not None else None,
         "until": parse_instant(until, "--until") if until is not None else None,
     }
-
-
-def _clock(text: str) -> Clock:
-    if text not in tuple(Clock):
-        raise SettingsInvalid(f"--by must be one of {', '.join(Clock)}")
-    return Clock(text)
-
-
-def _format(text: str) -> Format:
-    if text not in tuple(Format):
-        raise SettingsInvalid(f"--format must be one of {', '.join(Format)}")
-    return Format(text)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from adapters.certificates import CertificateInvalid, verified
 from adapters.cli.errors import FAILED, refusals, say_error
 from adapters.cli.options import Database, Json, load
-from adapters.cli.output import console, print_json
+from adapters.cli.output import console, print_json, write_whole
 from adapters.issuing import certificate
 from adapters.log.note import NoteInvalid, VerifierKey, verifier_key
 from adapters.wiring import open_lapse, require_database
@@ -30,10 +30,7 @@ def get(
         require_database(settings)
         with open_lapse(settings) as lapse:
             made = certificate(lapse, id_, lapse.clock())
-        try:
-            out.write_bytes(made)
-        except OSError as error:
-            raise SettingsInvalid(f"--out: cannot be written ({error.strerror})") from None
+        write_whole(out, [made])
         if as_json:
             print_json({"id": id_, "bytes": len(made)})
 

@@ -1,17 +1,21 @@
-"""`lapse erase`, `lapse request`, `lapse hold`: what a privacy officer does.
+"""`lapse erase`, `lapse request`, `lapse hold`: what a privacy officer does."""
 
-Whom it is about comes by standard input, never as an argument: those stand in lists of processes
-and in histories of shells.
-"""
-
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from adapters.cli.errors import REFUSED, refusals
-from adapters.cli.look import SessionId
-from adapters.cli.options import Database, Json, load
+from adapters.cli.options import (
+    AfterId,
+    Database,
+    Json,
+    PageSize,
+    SessionId,
+    choice,
+    given,
+    load,
+    person_on_stdin,
+)
 from adapters.cli.output import console, print_json, print_table
 from adapters.clock import parse_instant
 from adapters.documents import hold_document, request_document
@@ -32,8 +36,6 @@ VerifiedBy = Annotated[
         help=f"Who made sure of the requester: {', '.join(Verification)}.",
     ),
 ]
-_LONGEST = 320
-"""Characters of a name, as over HTTP."""
 
 
 def erase_session(
@@ -44,7 +46,7 @@ def erase_session(
 ) -> None:
     """Erase everything of a session. Exit code 3 if it has to wait, such as for a hold."""
     with refusals():
-        by = _choice(Verification, verified_by, "--verified-by")
+        by = choice(Verification, verified_by, "--verified-by")
         with open_lapse(load(db)) as lapse:
             row = lapse.requests.of_session(session, by, lapse.clock(), OPERATOR)
             row = lapse.requests.advance(row.request.id, lapse.clock(), OPERATOR)
@@ -62,24 +64,13 @@ def erase_subject(
 ) -> None:
     """Erase everything of a person, wherever they take part. Exit code 3 if it has to wait."""
     with refusals():
-        by = _choice(Verification, verified_by, "--verified-by")
-        name = _person(stdin=stdin, option="--stdin")
+        by = choice(Verification, verified_by, "--verified-by")
+        name = person_on_stdin(stdin=stdin, option="--stdin")
         with open_lapse(load(db)) as lapse:
             row = lapse.requests.of_subject(name, by, lapse.clock(), OPERATOR)
             row = lapse.requests.advance(row.request.id, lapse.clock(), OPERATOR)
         _show(row, as_json=as_json)
         _pending(row)
-
-
-def _person(*, stdin: bool, option: str) -> str:
-    if not stdin:
-        raise SettingsInvalid(
-            f"{option} is required: a name in an argument would be seen by others"
-        )
-    name = sys.stdin.readline(_LONGEST + 2).rstrip("\r\n")
-    if not 0 < len(name) <= _LONGEST or not name.isprintable():
-        raise SettingsInvalid(f"standard input must be one line of 1 to {_LONGEST} characters")
-    return name
 
 
 def _pending(row: RequestRow) -> None:
@@ -97,12 +88,6 @@ def _show(row: RequestRow, *, as_json: bool) -> None:
     print_table("Request", ("field", "value"), rows)
 
 
-def _choice(kind: Any, value: str, option: str) -> Any:
-    if value not in list(kind):
-        raise SettingsInvalid(f"{option} must be one of {', '.join(kind)}")
-    return kind(value)
-
-
 # -- requests ---------------------------------------------------------------------------------
 
 
@@ -113,18 +98,14 @@ def request_list(
             "--status", metavar="STATUS", help=f"Only those that are {', '.join(Status)}."
         ),
     ] = None,
-    after: Annotated[
-        str, typer.Option("--after", metavar="ID", help="Go on behind this page.")
-    ] = "",
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="NUMBER", min=1, max=1000, help="How many.")
-    ] = 50,
+    after: AfterId = "",
+    limit: PageSize = 50,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
     """List requests for erasure, in order of id. They name nobody."""
     with refusals():
-        which = None if status is None else _choice(Status, status, "--status")
+        which = None if status is None else choice(Status, status, "--status")
         with open_lapse(load(db), create=False) as lapse:
             found = lapse.requests.page(after=after, limit=limit + 1, status=which)
         shown = [request_document(row) for row in found[:limit]]
@@ -136,7 +117,8 @@ def request_list(
         cells = [[one[column] for column in columns] for one in shown]
         print_table("Requests", columns, cells, first_to_go=("requested_at", "about"))
         if next_ is not None:
-            console.print(f"there are more: lapse request list --after {next_}")
+            options = given(db, status=status, limit=limit, after=next_)
+            console.print(f"more: lapse request list {options}", soft_wrap=True)
 
 
 def request_show(request: RequestIdArgument, db: Database = None, as_json: Json = False) -> None:
@@ -157,7 +139,7 @@ def request_refuse(
 ) -> None:
     """Refuse a request that was not carried out yet."""
     with refusals():
-        why = _choice(Refusal, ground, "--ground")
+        why = choice(Refusal, ground, "--ground")
         with open_lapse(load(db)) as lapse:
             row = lapse.requests.refuse(request, why, lapse.clock(), OPERATOR)
         _show(row, as_json=as_json)
@@ -196,11 +178,15 @@ def hold_add(
 ) -> None:
     """Hold a session, or everything of a person: nothing of it is deleted while it stands."""
     with refusals():
-        why = _choice(Ground, ground, "--ground")
+        why = choice(Ground, ground, "--ground")
         end = parse_instant(until, "--until") if until is not None else None
         if (session is None) is not subject_stdin:
             raise SettingsInvalid("name either --session or --subject-stdin")
-        name = _person(stdin=subject_stdin, option="--subject-stdin") if session is None else ""
+        name = (
+            person_on_stdin(stdin=subject_stdin, option="--subject-stdin")
+            if session is None
+            else ""
+        )
         with open_lapse(load(db)) as lapse:
             _place(lapse, session, name, why, end, as_json=as_json)
 
@@ -235,15 +221,21 @@ def hold_release(
             console.print(f"hold {hold} is released")
 
 
-def hold_list(db: Database = None, as_json: Json = False) -> None:
+def hold_list(
+    after: AfterId = "", limit: PageSize = 50, db: Database = None, as_json: Json = False
+) -> None:
     """List the holds that stand, in order of id."""
     with refusals():
         with open_lapse(load(db), create=False) as lapse:
-            found = lapse.holds.page(lapse.clock(), limit=10_000)
-        shown = [hold_document(row) for row in found]
+            found = lapse.holds.page(lapse.clock(), after=after, limit=limit + 1)
+        shown = [hold_document(row) for row in found[:limit]]
+        next_ = shown[-1]["hold"] if len(found) > limit else None
         if as_json:
-            print_json({"holds": shown})
+            print_json({"holds": shown, "next": next_})
             return
         columns = ("hold", "on", "session", "ground", "since", "until")
         cells = [[one[column] for column in columns] for one in shown]
         print_table("Holds", columns, cells, first_to_go=("since",))
+        if next_ is not None:
+            options = given(db, limit=limit, after=next_)
+            console.print(f"more: lapse hold list {options}", soft_wrap=True)

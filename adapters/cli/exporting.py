@@ -1,7 +1,6 @@
 """`lapse export`: a copy of what is held about somebody (GDPR Art. 15 and 20)."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli.errors import refusals
-from adapters.cli.options import Database, Json, load
+from adapters.cli.options import Database, Json, choice, load, person_on_stdin
 from adapters.cli.output import console, print_json
 from adapters.wiring import OPERATOR, open_lapse, require_database
 from domain.errors import SettingsInvalid
@@ -37,16 +36,10 @@ def export(
     """Write a copy of all that is held about a person, as a zip that its owner alone can read. That
     it was made stands in the log."""
     with refusals():
-        if not stdin:
-            raise SettingsInvalid("write who it is to standard input, and say --stdin")
-        if verified_by not in list(Verification):
-            raise SettingsInvalid(f"--verified-by must be one of {', '.join(Verification)}")
-        name = sys.stdin.readline().rstrip("\r\n")
-        if not name:
-            raise SettingsInvalid("--stdin: the first line is empty; it says who it is")
+        way = choice(Verification, verified_by, "--verified-by")
+        name = person_on_stdin(stdin=stdin, option="--stdin")
         settings = load(db)
         require_database(settings)
-        way = Verification(verified_by)
         with open_lapse(settings, create=False) as lapse:
             size = _write(out, lambda: lapse.access().export(name, way, lapse.clock(), OPERATOR))
         if as_json:

@@ -1,14 +1,13 @@
 """`lapse sessions`, `lapse show`, `lapse audit show`: what is there, and what happened."""
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from adapters.cli.errors import FAILED, refusals, say_error
-from adapters.cli.options import Database, Json, load
+from adapters.cli.options import AfterId, Database, Json, PageSize, SessionId, given, load
 from adapters.cli.output import console, print_json, print_table
 from adapters.clock import format_instant
 from adapters.documents import entry_document, member_document, session_document
@@ -17,8 +16,6 @@ from adapters.wiring import Lapse, open_lapse
 from domain.errors import SettingsInvalid
 from domain.session import Phase
 from projections import active_sessions, audit
-
-SessionId = Annotated[str, typer.Argument(metavar="ID", help="A session's id.")]
 
 
 def sessions(
@@ -37,12 +34,8 @@ def sessions(
         bool,
         typer.Option("--due", help="Only those on which a sweep would act now, and how it would."),
     ] = False,
-    after: Annotated[
-        str, typer.Option("--after", metavar="ID", help="Go on behind this page.")
-    ] = "",
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="NUMBER", min=1, max=1000, help="How many.")
-    ] = 50,
+    after: AfterId = "",
+    limit: PageSize = 50,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +44,7 @@ def sessions(
         phase = _phase(state)
         if due and phase is not None:
             raise SettingsInvalid("--due shows sessions of any state: leave --state out")
-        options = _given(db, policy=policy, state=state, limit=limit)
+        options = given(db, policy=policy, state=state, limit=limit)
         with open_lapse(load(db), create=False) as lapse:
             if policy is not None:
                 lapse.policies.versions(policy)
@@ -166,17 +159,6 @@ def say_due(number: int) -> None:
     console.print(f"{number} {are} due and not shown; `lapse sweep` records that", markup=False)
 
 
-def _given(db: str | None, **options: str | int | None) -> str:
-    """Options as they would be typed again, but for the URL: it may hold a password."""
-    database = ["--db URL"] if db is not None else []
-    others = [
-        f"--{name} {shlex.quote(str(value))}"
-        for name, value in options.items()
-        if value is not None
-    ]
-    return " ".join([*database, *others])
-
-
 def _phase(state: str | None) -> Phase | None:
     if state is None:
         return None
@@ -226,9 +208,7 @@ def audit_show(
     after: Annotated[
         int, typer.Option("--after", metavar="POSITION", help="Go on behind this position.")
     ] = 0,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="NUMBER", min=1, max=1000, help="How many.")
-    ] = 200,
+    limit: PageSize = 200,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -260,7 +240,7 @@ def audit_show(
             )
             _print_rows("Audit", columns, rows, ("token", "actor", "policy_version"))
             if len(rows) == limit:
-                options = f"{_given(db, limit=limit)} --after {rows[-1]['position']}"
+                options = f"{given(db, limit=limit)} --after {rows[-1]['position']}"
                 console.print(f"more: lapse audit show {session_id} {options}", soft_wrap=True)
         if stopped.failed_at is not None:
             say_error(

@@ -3,7 +3,8 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from adapters.clock import format_instant
 from adapters.importers.driver import Progress as ImportProgress
+from domain.errors import SettingsInvalid
 
 # In a pipe there is no width to fit into; ids and times are then never broken over lines.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -31,6 +33,22 @@ _errors = Console(stderr=True)
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
+    """What `--out` names: under another name first, so that nobody reads half of it. Its folder is
+    made. Raises SettingsInvalid, and whatever making the pieces raises."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.writelines(pieces)
+        partial.replace(path)
+    except OSError as error:
+        raise SettingsInvalid(f"--out cannot be written ({error.strerror})") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def format_second(micros: int | None) -> str | None:

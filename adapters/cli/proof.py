@@ -8,10 +8,11 @@ import typer
 
 from adapters.cli.errors import FAILED, refusals, say_error
 from adapters.cli.options import Database, Json, load
-from adapters.cli.output import console, print_json, print_table
+from adapters.cli.output import console, print_json, print_table, write_whole
 from adapters.clock import format_instant
 from adapters.keyring.signing import spki
 from adapters.log.checkpoint import Checkpoint
+from adapters.log.merkle import HASH
 from adapters.log.note import NoteInvalid, VerifierKey, proof_text, verifier_key
 from adapters.log.tile_paths import tile_name, tiles_of
 from adapters.log.verify import Verdict
@@ -73,7 +74,7 @@ def prove(
             except ValueError:
                 head = lapse.log.head()
                 raise SettingsInvalid(f"POSITION: the log ends at position {head}") from None
-            _write(out, proof_text(proof.index, proof.hashes, made.note).encode())
+            write_whole(out, [proof_text(proof.index, proof.hashes, made.note).encode()])
         found = {
             "position": position,
             "index": proof.index,
@@ -180,7 +181,7 @@ def publish(
         with open_lapse(settings) as lapse:
             made = lapse.checkpoints.make(lapse.clock())
             written = _publish_tiles(lapse, made, out)
-            _write(out / "checkpoint", made.note.encode())
+            write_whole(out / "checkpoint", [made.note.encode()])
         found = {"origin": made.origin, "size": made.size, "tiles": written}
         if as_json:
             print_json(found)
@@ -194,7 +195,7 @@ def _publish_tiles(lapse: Lapse, made: Checkpoint, out: Path) -> int:
     for level, tile, width in tiles_of(made.size):
         path = out / "tile" / str(level) / tile_name(tile, width)
         if not path.exists():
-            _write(path, lapse.tree.tile(level, tile)[: width * 32])
+            write_whole(path, [lapse.tree.tile(level, tile)[: width * HASH]])
             written += 1
     return written
 
@@ -226,14 +227,3 @@ def _read(path: Path) -> str:
         raise SettingsInvalid(f"--against: it cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SettingsInvalid("--against: the file holds no checkpoint") from None
-
-
-def _write(path: Path, body: bytes) -> None:
-    """Under another name first, so that nobody reads half of it. Raises SettingsInvalid."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(body)
-        partial.replace(path)
-    except OSError as error:
-        raise SettingsInvalid(f"--out cannot be written ({error.strerror})") from None
