@@ -1,6 +1,6 @@
 """Questions of auditors over HTTP. None of the answers needs personal data or keys."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -26,7 +26,7 @@ from adapters.http.audit_models import (
 from adapters.http.cursors import no_cursor
 from adapters.http.models import ByPolicy, Instant, Limit, SessionId, Since, Token, Until
 from adapters.http.problems import Refused
-from adapters.http.service import Service, micros, the_service
+from adapters.http.service import Service, micros, period, the_service
 from adapters.http.tokens import Principal
 from adapters.log.completeness import completeness
 from adapters.log.replay import Clock, replay, replay_session
@@ -101,6 +101,8 @@ def audit_completeness(
     now = here.now()
     end = micros(until) if until is not None else now
     begin = micros(since) if since is not None else max(0, end - DAY)
+    if begin >= end:
+        raise Refused(422, "invalid", "The request is not as described", "`from` is behind `to`")
     here.lapse.projector.catch_up()
     try:
         found = completeness(
@@ -157,9 +159,8 @@ def audit_export(
     """What was recorded in a period, in the order of the log, as a file."""
     rows = event_rows(
         here.lapse.log,
-        shown=_of(here.policies_for(who, policy)),
-        since=micros(since) if since is not None else None,
-        until=micros(until) if until is not None else None,
+        shown=here.policies_for(who, policy),
+        **period(since, until),
     )
     return _streamed(rows, EVENTS, form)
 
@@ -181,8 +182,7 @@ def audit_requests_export(
     _must_see_all(who)
     rows = request_rows(
         here.requests,
-        since=micros(since) if since is not None else None,
-        until=micros(until) if until is not None else None,
+        **period(since, until),
     )
     return _streamed(rows, REQUESTS, form)
 
@@ -193,10 +193,6 @@ def _streamed(rows: Any, columns: Any, form: Format) -> StreamingResponse:
     except ParquetMissing as error:
         raise Refused(422, "invalid", "The request is not as described", str(error)) from None
     return StreamingResponse(pieces, media_type=MEDIA_TYPES[form])
-
-
-def _of(shown: Collection[str] | None) -> Collection[str] | None:
-    return None if shown is None else frozenset(shown)
 
 
 def _history(here: Service, who: Principal, session_id: str) -> list[Recorded]:

@@ -22,7 +22,7 @@ from adapters.http.models import (
     Until,
 )
 from adapters.http.problems import Refused
-from adapters.http.service import Service, micros, the_service
+from adapters.http.service import Service, period, the_service
 from domain.facts import Pruned
 from domain.policy import SECOND
 from projections import audit
@@ -97,8 +97,7 @@ def audit_search(
                 connection,
                 shown=shown,
                 event=event,
-                since=micros(since) if since is not None else None,
-                until=micros(until) if until is not None else None,
+                **period(since, until),
                 after=after,
                 limit=limit,
             )
@@ -172,8 +171,7 @@ def audit_requests(
         session=session,
         operation=operation,
         read=read,
-        since=micros(since) if since is not None else None,
-        until=micros(until) if until is not None else None,
+        **period(since, until),
     )
     return {
         "requests": [

@@ -19,7 +19,7 @@ from adapters.http.models import (
     Until,
     UsagePage,
 )
-from adapters.http.service import Service, micros, the_service
+from adapters.http.service import Service, period, the_service
 from adapters.log.migrate import Schema, schema_of
 from adapters.vault.holds import state_decoder
 from domain.errors import LapseError
@@ -113,8 +113,7 @@ def statistics_by_hour(
             page = usage.hourly(
                 connection,
                 shown=shown,
-                since=micros(since) if since is not None else None,
-                until=micros(until) if until is not None else None,
+                **period(since, until),
                 after=after,
                 limit=limit,
             )

@@ -128,6 +128,14 @@ def micros(at: datetime) -> int:
     return value
 
 
+def period(since: datetime | None, until: datetime | None) -> dict[str, int | None]:
+    """`since` and `until` as queries take them, in microseconds. Raises Refused as `micros`."""
+    return {
+        "since": micros(since) if since is not None else None,
+        "until": micros(until) if until is not None else None,
+    }
+
+
 _YEAR_10000 = 253_402_300_800_000_000
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from adapters.log import sweep_counts
 from adapters.log.engine import Engines
 from adapters.log.sweep_counts import Swept
-from adapters.log.transcoder import decode_state
+from adapters.vault.holds import state_decoder
 from domain.policy import HOUR
 from domain.ports import PARTITION
 from domain.session import SCHEDULER
@@ -107,6 +107,6 @@ def completeness(
             [Done(*row) for row in connection.execute(grouped)],
             int(connection.execute(counted).scalar_one()),
             active_sessions.due(
-                connection, policies, decode_state, asked, after=after, limit=limit
+                connection, policies, state_decoder(connection), asked, after=after, limit=limit
             ),
         )

@@ -79,6 +79,27 @@ def test_what_a_request_waits_for_is_no_work_of_a_sweep(site: Site) -> None:
     assert (found["ok"], found["done"]) == (True, [])
 
 
+@pytest.mark.parametrize("of", ["session", "subject"])
+def test_what_a_hold_suspends_is_not_overdue(site: Site, of: str) -> None:
+    """A sweep looks at it and leaves it: nothing was missed, whatever the hold is on."""
+    session = site.session()
+    site.join(session, "ann")
+    held = {of: session if of == "session" else "ann", "ground": "legal-claim"}
+    site.ask("POST", "/v1/holds", held, role="privacy", expect=201)
+    site.wait(3 * DAY)
+    site.sweep()
+    site.wait(HOUR)
+    found = site.ask("GET", "/v1/audit/completeness", role="auditor")
+    assert (found["ok"], found["overdue"]) == (True, [])
+
+
+def test_a_period_that_ends_before_it_begins_is_refused(site: Site) -> None:
+    """It is not said that all of it was done."""
+    path = f"/v1/audit/completeness?from={format_instant(site.now)}"
+    to = format_instant(site.now - HOUR)
+    site.ask("GET", f"{path}&to={to}", role="auditor", expect=422)
+
+
 @pytest.mark.row("P3.7")
 def test_every_access_is_on_record(site: Site) -> None:
     """Who read which kind of personal data of which session, by which operation, how it ended and
