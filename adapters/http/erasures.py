@@ -80,12 +80,10 @@ def _submitted(
         by = Verification.TOKEN_PROOF
         return requests.of_participant(session, token, by, now, who.actor, key=key)
     by = Verification(body.verified_by or Verification.CONTROLLER)
+    _must_concern(who, here, body.session)
     if body.session is not None:
-        here.guard(who, body.session)
         request.state.session = body.session
         return requests.of_session(body.session, by, now, who.actor, key=key)
-    if who.policies is not None:
-        raise forbidden("a person's data lies under any policy, and this token is for some")
     return requests.of_subject(str(body.subject), by, now, who.actor, key=key)
 
 
@@ -146,8 +144,9 @@ def refuse_request(
     request_id: RequestId, body: RefusalGround, who: Someone, here: Here
 ) -> Mapping[str, Any]:
     """It is not carried out, on this ground. Possible until it was executed."""
-    ground = Refusal(body.ground)
-    return request_document(here.lapse.requests.refuse(request_id, ground, here.now(), who.actor))
+    requests, ground = here.lapse.requests, Refusal(body.ground)
+    _must_concern(who, here, requests.find(request_id).session_id)
+    return request_document(requests.refuse(request_id, ground, here.now(), who.actor))
 
 
 # -- holds ------------------------------------------------------------------------------------
@@ -161,12 +160,10 @@ def place_hold(body: NewHold, request: Request, who: Someone, here: Here) -> Map
     until = micros(body.until) if body.until is not None else None
     if (body.session is None) == (body.subject is None):
         raise _invalid("name a session or a subject")
+    _must_concern(who, here, body.session)
     if body.session is not None:
-        here.guard(who, body.session)
         request.state.session = body.session
         return hold_document(holds.of_session(body.session, ground, until, now, who.actor))
-    if who.policies is not None:
-        raise forbidden("a person's data lies under any policy, and this token is for some")
     return hold_document(holds.of_subject(str(body.subject), ground, until, now, who.actor))
 
 
@@ -181,4 +178,14 @@ def list_holds(here: Here, after: AfterToken = None, limit: Limit = 100) -> Mapp
 @router.delete("/holds/{hold_id}", status_code=204, operation_id="release-hold")
 def release_hold(hold_id: HoldId, who: Someone, here: Here) -> None:
     """It stands no more; what it suspended is due."""
-    here.lapse.holds.release(hold_id, here.now(), who.actor)
+    holds, now = here.lapse.holds, here.now()
+    _must_concern(who, here, holds.find(hold_id, now).session_id)
+    holds.release(hold_id, now, who.actor)
+
+
+def _must_concern(who: Principal, here: Service, session: str | None) -> None:
+    """Raises Refused unless the token is for what this is about: a session, or a person (None)."""
+    if session is not None:
+        here.guard(who, session)
+    elif who.policies is not None:
+        raise forbidden("a person's data lies under any policy, and this token is for some")

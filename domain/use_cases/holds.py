@@ -57,9 +57,7 @@ class Holds:
 
     def release(self, hold: str, now: int, actor: str) -> None:
         """It stands no more, and what it suspended is due. Raises HoldUnknown."""
-        found = self._holds.find(hold, now)
-        if found is None:
-            raise HoldUnknown(hold)
+        found = self.find(hold, now)
         if found.session_id is not None:
             self._sessions.release(found.session_id, hold, now, actor)
         else:
@@ -85,6 +83,13 @@ class Holds:
         return True
 
     # -- looking --------------------------------------------------------------------------------
+
+    def find(self, hold: str, now: int) -> HoldRow:
+        """A hold that stands. Raises HoldUnknown."""
+        found = self._holds.find(hold, now)
+        if found is None:
+            raise HoldUnknown(hold)
+        return found
 
     def page(self, now: int, *, after: str = "", limit: int = 100) -> Sequence[HoldRow]:
         """Holds that stand, in order of id, at most `limit` behind id `after`."""

@@ -170,6 +170,23 @@ def test_a_hold_stops_deletion_until_it_is_released(site: Site, of: str) -> None
     assert ("held" in [one["event"] for one in history]) is (of == "session")
 
 
+def test_a_token_for_some_policies_ends_no_hold_and_no_request_of_others(site: Site) -> None:
+    """Neither a hold on a session of another policy, nor one on a person; nor is such a request
+    refused by it."""
+    room, own = site.session(), site.session("web-visit")
+    site.join(room, "ann")
+    token = site.token("privacy", "web-visit")
+    for body in ({"session": room}, {"subject": "ann"}, {"session": own}):
+        placing = {**body, "ground": "legal-claim"}
+        hold = site.ask("POST", "/v1/holds", placing, role="privacy", expect=201)["hold"]
+        asked = ask(site, body)
+        expect = 204 if own in body.values() else 403
+        refusing = f"/v1/erasure-requests/{asked['request_id']}/refuse"
+        refused = {"ground": "archiving"}
+        site.ask("POST", refusing, refused, token=token, expect=200 if expect == 204 else 403)
+        site.ask("DELETE", f"/v1/holds/{hold}", token=token, expect=expect)
+
+
 def test_a_hold_that_ends_by_itself_resumes_what_it_suspended(site: Site) -> None:
     """At its end, to the instant."""
     room = site.session()
