@@ -1,9 +1,11 @@
 """What a person may ask for: a copy of all that is held about them (GDPR Art. 15 and 20)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from domain.facts import CopyEnded, Verification
+from domain.policy import Shared
 
 
 class AccessStatus(StrEnum):
@@ -37,3 +39,25 @@ class AccessRequest:
     def is_over(self, at: int) -> bool:
         """Whether the copy must not be given out any more, gone or not yet."""
         return self.erases_at is not None and at >= self.erases_at
+
+
+@dataclass(frozen=True)
+class Involvement:
+    """How somebody is in a session, and so what of it is theirs to get. tokens: of theirs who take
+    part. owns: whether the session is theirs. participants: the tokens that an item names."""
+
+    tokens: frozenset[str]
+    owns: bool
+
+    def is_about(self, participants: Sequence[str]) -> bool:
+        """What names them; what names nobody is its owner's."""
+        return not self.tokens.isdisjoint(participants) or (self.owns and not participants)
+
+    def is_about_others(self, participants: Sequence[str]) -> bool:
+        """Whether it names anybody else."""
+        return not self.tokens.issuperset(participants)
+
+    def may_have(self, participants: Sequence[str], shared: Shared) -> bool:
+        """Whether its content is in their copy. What is about others too is theirs as well (Art.
+        15(4)), unless the policy keeps it whole when one of them goes."""
+        return shared is Shared.KEEP or not self.is_about_others(participants)

@@ -14,7 +14,8 @@ import orjson
 from adapters.clock import format_instant
 from adapters.documents import version_document
 from adapters.keyring.aead import wipe
-from domain.policy import Shared, in_force
+from domain.access import Involvement
+from domain.policy import in_force
 from domain.ports import Found, Holdings, ItemHead, Keyring, Log, Place, Summaries, Upload, Vault
 from domain.session import Event, Scope
 from domain.timeline import taken
@@ -86,8 +87,10 @@ class _OfSession:
         self._now = now
         self._tally = tally
         self._id = found.session.id
-        self._tokens = {place.token for place in places if place.role != "owner"}
-        self._owns = any(place.role == "owner" for place in places)
+        self._involvement = Involvement(
+            frozenset(place.token for place in places if place.role != "owner"),
+            owns=any(place.role == "owner" for place in places),
+        )
         self._versions = of._policies.versions(found.session.policy)
         self._policy = in_force(self._versions, now).policy
         self._ends: dict[tuple[Scope, int], tuple[int | None, str | None]] = {}
@@ -108,7 +111,7 @@ class _OfSession:
 
     def _document(self) -> Mapping[str, Any]:
         session, ahead = self._view.session, self._view.forecast
-        members = self._of._holdings.members(self._id, self._tokens)
+        members = self._of._holdings.members(self._id, self._involvement.tokens)
         version = in_force(self._versions, self._now)
         return {
             "id": self._id,
@@ -130,7 +133,7 @@ class _OfSession:
             "expires_at": format_instant(ahead.expires_at),
             "erases_at": format_instant(ahead.erases_at),
             "rule": ahead.rule,
-            "held": bool(session.holds),
+            "held": session.held,
             "source": "the application that opened the session and stored in it",
             "purpose": {"policy": session.policy, **version_document(version)},
             "figures": self._figures(),
@@ -164,7 +167,7 @@ class _OfSession:
 
     def _figures(self) -> Mapping[str, Any] | None:
         """Figures of their own records, and of those of nobody where the session is theirs."""
-        tokens = self._tokens | ({""} if self._owns else set())
+        tokens = self._involvement.tokens | ({""} if self._involvement.owns else set())
         if Scope.SUMMARY in self._view.session.erased or not self._policy.summary:
             return None
         keys = self._of._vault.data_keys(self._id, Scope.SUMMARY)
@@ -191,24 +194,18 @@ class _OfSession:
         after = ("", -1)
         while page := self._of._holdings.heads(self._id, after, PAGE):
             for head in page:
-                if head.scope is not Scope.CHUNKS and self._is_theirs(head):
+                if head.scope is not Scope.CHUNKS and self._involvement.is_about(head.participants):
                     erases_at, _ = self._end(head.scope, head.stored_at)
                     if erases_at is None or erases_at > self._now:
                         yield head
             after = (page[-1].item_id, page[-1].part)
 
     def _uploads(self) -> Sequence[Upload]:
-        return [one for one in self._of._holdings.uploads(self._id) if self._is_theirs(one)]
-
-    def _is_theirs(self, one: ItemHead | Upload) -> bool:
-        named = set(one.participants)
-        return bool(named & self._tokens) or (self._owns and not named)
-
-    def _names_others(self, one: ItemHead | Upload) -> bool:
-        return not self._tokens.issuperset(one.participants)
+        uploads = self._of._holdings.uploads(self._id)
+        return [one for one in uploads if self._involvement.is_about(one.participants)]
 
     def _may_have(self, one: ItemHead | Upload) -> bool:
-        return self._policy.shared is Shared.KEEP or not self._names_others(one)
+        return self._involvement.may_have(one.participants, self._policy.shared)
 
     def _end(self, scope: Scope, stored_at: int) -> tuple[int | None, str | None]:
         """When something stored then is erased, and by which rule."""
@@ -250,7 +247,7 @@ class _OfSession:
             )
 
     def _line(self, one: ItemHead | Upload, **fields: Any) -> bytes:
-        shared = self._names_others(one)
+        shared = self._involvement.is_about_others(one.participants)
         line = {
             "kind": one.kind,
             "media_type": one.media_type,
