@@ -2,12 +2,13 @@
 
 import base64
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 from adapters.exports import Column, Kind
 from adapters.http.requests import Entry, RequestLog
 from adapters.log.engine import Engines
-from adapters.log.entries import entries
+from adapters.log.entries import bodies
 from adapters.log.event_log import SqlLog
 from adapters.log.tree import Tree
 from domain.facts import Pruned
@@ -16,6 +17,7 @@ from projections import audit
 from projections.tables import event_name
 
 _PAGE = 2_000
+"""Events that are read, and proven, at once."""
 
 EVENTS: Sequence[Column] = (
     Column("position", Kind.NUMBER),
@@ -92,19 +94,21 @@ def with_proofs(
 ) -> Iterator[Mapping[str, Any]]:
     """The same rows with their proofs against the checkpoint of that size; what came after it is
     left out."""
-    for row in rows:
-        try:
-            found = tree.inclusion(row["position"], size)
-        except ValueError:
-            return
-        body = entries(engines, found.index, 1)
-        yield {
-            **row,
-            "leaf_index": found.index,
-            "leaf": _base64(found.leaf),
-            "leaf_bytes": _base64(body[0]) if body else None,
-            "proof": [_base64(one) for one in found.hashes],
-        }
+    last = tree.standing().position(size - 1)
+    covered = takewhile(lambda row: row["position"] <= last, rows)
+    while page := list(islice(covered, _PAGE)):
+        positions = [row["position"] for row in page]
+        with engines.read() as connection:
+            found = bodies(connection, positions)
+        for row, proof in zip(page, tree.inclusions(positions, size), strict=True):
+            body = found.get(row["position"])
+            yield {
+                **row,
+                "leaf_index": proof.index,
+                "leaf": _base64(proof.leaf),
+                "leaf_bytes": _base64(body) if body is not None else None,
+                "proof": [_base64(one) for one in proof.hashes],
+            }
 
 
 def _base64(raw: bytes) -> str:

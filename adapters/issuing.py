@@ -98,9 +98,7 @@ def _residue(lapse: Lapse, now: int, counts: Callable[[Kek], bool]) -> Residue:
 
 def _proven(lapse: Lapse, recorded: Recorded, now: int) -> tuple[Inclusion, Checkpoint]:
     """That this stands in the log, under a checkpoint that covers it."""
-    checkpoint = lapse.checkpoints.latest()
-    if checkpoint is None or lapse.tree.standing().index(recorded.position) >= checkpoint.size:
-        checkpoint = lapse.checkpoints.make(now)
+    checkpoint = lapse.checkpoints.over(recorded.position, now)
     return lapse.tree.inclusion(recorded.position, checkpoint.size), checkpoint
 
 

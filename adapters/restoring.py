@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -144,7 +143,7 @@ class Restoring:
         with self._engines.snapshot() as connection:
             contained = remembering.number_in(connection)
             self.epoch = remembering.epoch_in(connection)
-            log = (self.epoch, _head(connection))
+            log = (self.epoch, remembering.head_in(connection))
             untold = _is_untold(connection)
         if contained > entries:
             entries = self._ledger.ledger.length()  # it grew meanwhile, or is too short indeed
@@ -235,7 +234,7 @@ class Restoring:
         """Call it every second: repeats what a failed commit left, keeps the key store's count,
         notices an epoch that another process opened. keep_on, errors: as `run`."""
         with self._engines.read() as connection:
-            epoch, position = remembering.epoch_in(connection), _head(connection)
+            epoch, position = remembering.epoch_in(connection), remembering.head_in(connection)
             contained = remembering.number_in(connection)
         was, self.epoch = self.epoch, epoch
         noted = self._noted
@@ -341,12 +340,6 @@ def _refuse_short(standing: Standing) -> None:
         "LAPSE_LEDGER_URL to the ledger that belongs to this database, or restore the newest copy "
         "of it; without it nobody can tell who was erased. Nothing was changed"
     )
-
-
-def _head(connection: Connection) -> int:
-    query = "SELECT position FROM heads WHERE partition = 0"
-    row: Any = connection.exec_driver_sql(query).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _is_untold(connection: Connection) -> bool:

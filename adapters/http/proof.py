@@ -16,7 +16,6 @@ from adapters.http.access import authorize
 from adapters.http.models import ProofView
 from adapters.http.problems import Refused
 from adapters.http.service import Service, the_service
-from adapters.log.checkpoint import Checkpoint
 from adapters.log.entries import entries
 from adapters.log.merkle import HASH, WIDTH
 from adapters.log.note import proof_text
@@ -102,9 +101,7 @@ def proof(
     """That an event stands in the log, under the newest checkpoint. It holds when the event's body
     was pruned."""
     try:
-        made = here.lapse.checkpoints.latest() or _made(here)
-        if here.lapse.tree.standing().index(position) >= made.size:
-            made = _made(here)
+        made = here.lapse.checkpoints.over(position, here.now())
         found = here.lapse.tree.inclusion(position, made.size)
     except ValueError:
         detail = "the log does not reach so far"
@@ -118,10 +115,6 @@ def proof(
         "checkpoint": made.note,
         "proof": proof_text(found.index, found.hashes, made.note),
     }
-
-
-def _made(here: Service) -> Checkpoint:
-    return here.lapse.checkpoints.make(here.now())
 
 
 def _parsed(tile: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from adapters.keyring.signing import Signer, origin
 from adapters.log import merkle
 from adapters.log.engine import Engines
 from adapters.log.note import Note, NoteInvalid, TreeHead, parse_note, tree_head
-from adapters.log.tree import Tree
+from adapters.log.tree import Standing, Tree
 from adapters.log.witness import Witness, WitnessFailed
 from adapters.notify.alerts import Alerts
 from domain.errors import EvidenceUnavailable, LapseError, LogForked
@@ -91,6 +91,14 @@ class Checkpoints:
             failures = self._cosign(made) + self._publish()
         self._tell(failures)
         return self.latest() or made
+
+    def over(self, position: int, now: int) -> Checkpoint:
+        """The newest one if it covers the event at this position, else one that is made now. Raises
+        as `make`."""
+        last = self.latest()
+        if last is None or self._tree.standing().index(position) >= last.size:
+            return self.make(now)
+        return last
 
     def run_due(self, now: int) -> None:
         """Make one if the log grew and the last is old enough; try again what failed. A failure is
@@ -245,8 +253,8 @@ def published_reach(evidence: Evidence | None, store: str) -> tuple[int, int] | 
     head = _published_head(evidence, store)
     if head is None:
         return None
-    epoch = _epoch_of(head.origin)
-    return epoch, head.size - (1 if epoch > 1 else 0)
+    standing = Standing(_epoch_of(head.origin), head.size)
+    return standing.epoch, standing.position(standing.size - 1)
 
 
 def last_text(connection: Connection, evidence: Evidence | None, store: str) -> str:

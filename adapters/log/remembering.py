@@ -42,7 +42,7 @@ class Remembering:
         if not deeds:
             return
         after = locked_number(connection)
-        head = _head(connection) - written
+        head = head_in(connection) - written
         entries = numbered(deeds, after, epoch_in(connection), head)
         try:
             length = self.ledger.append(entries)
@@ -113,7 +113,8 @@ def _value(connection: Connection, name: str, default: int) -> int:
     return default if row is None else int(bytes(row[0]))
 
 
-def _head(connection: Connection) -> int:
+def head_in(connection: Connection) -> int:
+    """The position of the newest event of the log, 0 if there is none."""
     query = "SELECT position FROM heads WHERE partition = 0"
     row = connection.exec_driver_sql(query).fetchone()
     return int(row[0]) if row else 0

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from adapters.log import bulk, merkle
 from adapters.log.engine import Engines
+from adapters.log.remembering import head_in
 from adapters.log.schema import tiles
 from domain.errors import CorruptEvent
 
@@ -92,7 +93,7 @@ class Tree:
         """One batch: (leaves added, leaves there are, leaves to come); None at the head."""
         with self._engines.snapshot() as connection:
             standing = standing_of(connection)
-            goal = standing.index(_head(connection) + 1)
+            goal = standing.index(head_in(connection) + 1)
             if standing.size >= goal:
                 return None
             first = standing.position(standing.size)
@@ -142,18 +143,21 @@ class Tree:
 
         Raises ValueError if it does not.
         """
+        return self.inclusions([position], size)[0]
+
+    def inclusions(self, positions: Sequence[int], size: int | None = None) -> list[Inclusion]:
+        """The proofs of several events, which share most of the tiles they are made of. Raises
+        ValueError if one of them does not stand in that tree."""
         with self._engines.read() as connection:
             standing = standing_of(connection)
             size = standing.size if size is None else size
-            index = standing.index(position)
-            if position < 1 or size > standing.size:
+            if any(position < 1 for position in positions) or size > standing.size:
                 raise ValueError("there is no such leaf in a tree of this size")
+            indexes = [standing.index(position) for position in positions]
             # Within an epoch tiles only grow, so statements of their own see the same tree.
-            read = _reader(connection, merkle.tiles_for(index, size))
-            hashes = merkle.inclusion(read, index, size)
-            tile, at = divmod(index, merkle.WIDTH)
-            leaf = read(0, tile)[at * merkle.HASH : (at + 1) * merkle.HASH]
-            return Inclusion(index, size, hashes, leaf)
+            likely = {one for index in indexes for one in merkle.tiles_for(index, size)}
+            read = _reader(connection, sorted(likely))
+            return [_inclusion(read, index, size) for index in indexes]
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the tree of `old` leaves is the beginning of that of `new`.
@@ -205,11 +209,6 @@ def standing_of(connection: Connection) -> Standing:
     return Standing(row[0], row[1]) if row else Standing(FIRST_EPOCH, 0)
 
 
-def _head(connection: Connection) -> int:
-    query = "SELECT position FROM heads WHERE partition = 0"
-    return int(connection.exec_driver_sql(query).scalar_one())
-
-
 def _leaves(connection: Connection, first: int, last: int) -> Iterator[bytes]:
     """The leaves of these positions, up to the first one that is missing or none."""
     # As bytes: SQLite would fail to read a text that somebody wrote there.
@@ -241,6 +240,13 @@ def _reader(connection: Connection, likely: Sequence[tuple[int, int]] = ()) -> m
         return kept[level, tile]
 
     return read
+
+
+def _inclusion(read: merkle.Read, index: int, size: int) -> Inclusion:
+    hashes = merkle.inclusion(read, index, size)
+    tile, at = divmod(index, merkle.WIDTH)
+    leaf = read(0, tile)[at * merkle.HASH : (at + 1) * merkle.HASH]
+    return Inclusion(index, size, hashes, leaf)
 
 
 def save_tiles(connection: Connection, changed: dict[tuple[int, int], bytes]) -> None:
