@@ -107,10 +107,6 @@ class ErasureRequest:
         """Whether nothing more will happen to it."""
         return self.status in (Status.FINAL, Status.REFUSED)
 
-    def is_overdue(self, at: int) -> bool:
-        """Whether whoever asked should have been answered by now."""
-        return self.status is Status.REQUESTED and at > self.deadline_at
-
     # -- commands: each answers with new facts, or () if it happened before --------------------
 
     def execute(

@@ -8,8 +8,39 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from adapters.log.merkle import verify_consistency
+from adapters.log.merkle import EMPTY_ROOT, HASH, Hashes, node_hash
 from adapters.log.note import NoteInvalid, VerifierKey, parse_note, tree_head
+
+
+def verify_consistency(old: int, new: int, path: Hashes, old_root: bytes, new_root: bytes) -> bool:
+    """Whether `path` proves that the tree of `new` leaves grew out of that of `old` (RFC 9162,
+    2.1.4.2)."""
+    if not 0 <= old <= new or any(len(one) != HASH for one in path):
+        return False
+    if old == new:
+        return not path and old_root == new_root
+    if old == 0:
+        return not path and old_root == EMPTY_ROOT
+    hashes = list(path)
+    if old & (old - 1) == 0:
+        hashes.insert(0, old_root)
+    if not hashes:
+        return False
+    at, last = old - 1, new - 1
+    while at & 1:
+        at, last = at >> 1, last >> 1
+    before = after = hashes[0]
+    for sibling in hashes[1:]:
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            before, after = node_hash(sibling, before), node_hash(sibling, after)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            after = node_hash(after, sibling)
+        at, last = at >> 1, last >> 1
+    return last == 0 and before == old_root and after == new_root
 
 
 class FakeWitness:

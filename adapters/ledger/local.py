@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from adapters.keyring.replacing import sync_folder
 from adapters.ledger.lines import beginning, chained, damaged, decoded, encoded, hash_of
 from domain.errors import LedgerTooShort, LedgerUnavailable, RestorePending
 from domain.ledger import Entry
@@ -36,7 +37,7 @@ class LocalLedger:
                 _write_all(file, body)
                 os.fsync(file)
                 if not length:
-                    _sync(self._folder)
+                    sync_folder(self._folder)
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(file, end)
@@ -139,14 +140,6 @@ def _write_all(file: int, body: bytes) -> None:
     rest = memoryview(body)
     while rest:
         rest = rest[os.write(file, rest) :]
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unreadable(error: OSError) -> LedgerUnavailable:

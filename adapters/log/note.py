@@ -180,31 +180,6 @@ def proof_text(index: int, hashes: Sequence[bytes], note: str) -> str:
     return f"{_PROOF}index {index}\n{base64_lines(hashes)}\n{note}"
 
 
-@dataclass(frozen=True)
-class Proof:
-    """What a tlog-proof says. note: the checkpoint, signatures and all."""
-
-    index: int
-    hashes: tuple[bytes, ...]
-    note: str
-
-
-def parse_proof(text: str) -> Proof:
-    """Raises NoteInvalid."""
-    head, blank, note = text.partition("\n\n")
-    lines = head.split("\n")
-    if not blank or f"{lines[0]}\n" != _PROOF:
-        raise NoteInvalid("not a tlog-proof")
-    rest = [line for line in lines[1:] if not line.startswith("extra ")]
-    index = rest[0].removeprefix("index ") if rest else ""
-    if not (index.isascii() and index.isdecimal()):
-        raise NoteInvalid("not a tlog-proof")
-    hashes = tuple(_bytes(line) for line in rest[1:])
-    if any(len(one) != HASH for one in hashes):
-        raise NoteInvalid("not a tlog-proof")
-    return Proof(int(index), hashes, note)
-
-
 def base64_lines(hashes: Sequence[bytes]) -> str:
     """Hashes as proofs list them: each in base64 on a line of its own."""
     return "".join(f"{_base64(one)}\n" for one in hashes)

@@ -216,15 +216,12 @@ class Verification:
         self._scanner = scanner
         self._maintenance = maintenance
 
-    def verify(
-        self, reach: Reach, executed_at: int, now: int, position: int = 0
-    ) -> ScanResult | Pending:
-        """position: of an event that was committed with the erasure, if the caller knows one; a
-        clean-up must have begun behind it. Raises StoreError: then it is not known."""
+    def verify(self, reach: Reach, executed_at: int, now: int) -> ScanResult | Pending:
+        """Raises StoreError: then it is not known."""
         if now - executed_at < KEPT_SECONDS * SECOND:
             return Pending.CACHES
         last = self._maintenance.last()
-        if last is None or last.began_at <= executed_at or last.position < position:
+        if last is None or last.began_at <= executed_at:
             self._maintenance.want()
             return Pending.CLEANUP
         return self._scanner.scan(reach)

@@ -142,8 +142,6 @@ def test_an_erasure_is_verified_by_a_clean_up_after_it_and_a_scan(here: Opened) 
     assert isinstance(found, ScanResult)
     assert found.ok
     assert set(found.stores.values()) == {"clean"}
-    beyond = here.lapse.log.head() + 1
-    assert verification.verify(reach, executed_at, here.now, beyond) is Pending.CLEANUP
 
 
 def test_who_waits_gets_a_clean_up_even_if_the_log_names_no_erasure(here: Opened) -> None:

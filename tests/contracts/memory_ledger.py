@@ -1,4 +1,4 @@
-"""The erasure ledger in memory, for tests."""
+"""The erasure ledger in memory."""
 
 from collections.abc import Iterator, Sequence
 

@@ -10,7 +10,6 @@ import pytest
 from obstore.store import MemoryStore, S3Store
 
 from adapters.ledger.local import LocalLedger
-from adapters.ledger.memory import MemoryLedger
 from adapters.ledger.objects import MOST, ObjectLedger
 from adapters.ledger.opening import open_ledger
 from domain.errors import (
@@ -23,6 +22,7 @@ from domain.errors import (
 from domain.ledger import Deed, Entry, Kind, numbered
 from domain.ports import Ledger
 from tests.contracts.authors import TEN, at_once
+from tests.contracts.memory_ledger import MemoryLedger
 from tests.s3 import Bucket, open_bucket
 
 STORE = "0123456789abcdef"

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from adapters.ledger.memory import MemoryLedger
 from adapters.log.engine import open_engines
 from adapters.log.event_log import SqlLog
 from adapters.log.remembering import Remembering
@@ -29,6 +28,7 @@ from tests.contracts.authors import (
     person,
     seen,
 )
+from tests.contracts.memory_ledger import MemoryLedger
 from tests.contracts.stores import SqlStore
 
 

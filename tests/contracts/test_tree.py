@@ -12,7 +12,6 @@ from adapters.log.merkle import (
     leaf_bytes,
     leaf_hash,
     root,
-    verify_consistency,
     verify_inclusion,
 )
 from adapters.log.migrate import downgrade, upgrade
@@ -20,6 +19,7 @@ from adapters.log.tree import Standing, Tree, epoch_leaf
 from domain.errors import CorruptEvent
 from tests.contracts.authors import TEN, apply_policies, at_once, ended, opening
 from tests.contracts.stores import SqlStore
+from tests.witness import verify_consistency
 
 
 def fill(store: SqlStore, sessions: int, first: int = 0) -> None:

@@ -4,7 +4,7 @@ import base64
 import struct
 
 from adapters.log.merkle import leaf_hash, verify_inclusion
-from adapters.log.note import parse_note, parse_proof, tree_head
+from adapters.log.note import parse_note, tree_head
 from tests.adapters.http.conftest import Site
 
 
@@ -59,9 +59,11 @@ def test_an_auditor_gets_the_proof_of_an_event(site: Site) -> None:
     site.session()
     position = site.lapse.log.head()
     found = site.ask("GET", f"/v1/audit/proof?position={position}", role="auditor")
-    proof = parse_proof(found["proof"])
-    head = tree_head(parse_note(proof.note).text)
-    leaf = base64.b64decode(found["leaf"])
-    assert verify_inclusion(leaf, proof.index, head.size, proof.hashes, head.root)
-    assert (found["checkpoint"], found["index"]) == (proof.note, position - 1)
+    proof, _, note = found["proof"].partition("\n\n")
+    kind, index, *lines = proof.split("\n")
+    assert (kind, index) == ("c2sp.org/tlog-proof@v1", f"index {position - 1}")
+    assert (found["checkpoint"], found["index"]) == (note, position - 1)
+    head = tree_head(parse_note(note).text)
+    leaf, path = base64.b64decode(found["leaf"]), [base64.b64decode(line) for line in lines]
+    assert verify_inclusion(leaf, position - 1, head.size, path, head.root)
     site.ask("GET", f"/v1/audit/proof?position={position + 1}", role="auditor", expect=404)
