@@ -154,7 +154,9 @@ class SqlRequests:
     def wake(self, now: int) -> None:
         with self._engines.write() as connection:
             connection.exec_driver_sql(
-                f"UPDATE requests SET due_at = {self._mark} WHERE partition = 0 AND {_OPEN}", (now,)
+                f"UPDATE requests SET due_at = {self._mark} "
+                f"WHERE partition = 0 AND {_OPEN} AND due_at > {self._mark}",
+                (now, now),
             )
 
     # -- carrying out -------------------------------------------------------------------------
