@@ -4,7 +4,7 @@ import gc
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -236,82 +236,94 @@ def open_lapse(
 
     Raises a LapseError that says what is wrong before anything is written.
     """
-    clock = settings.make_clock()
-    clock()
+    settings.make_clock()()
     policies = configured_policies(settings)
     database = database_file(settings)
     if database is not None and create:
         make_folder(database.parent)
     elif not create:
         require_database(settings)
-    with open_database(settings) as engines:
+    with open_database(settings) as engines, ExitStack() as parts:
         require_current(engines, create=create)
-        alerts = Alerts()
-        keyring = open_keyring(
-            engines, settings.key_store, database, clock(), _escrow(settings, alerts)
+        lapse = _joined(settings, engines, database, parts)
+        if create:
+            lapse.keyring.keks.keep_escrow()
+            _ = lapse.signers  # made, or refused, before anything is written
+            begin_index(engines, lapse.keyring.keks)
+        if create and restore:
+            lapse.restoring.run()
+            lapse.record_configured([one for one in policies if one not in applying])
+        elif create:
+            lapse.restoring.is_needed()
+        lapse.policies.refresh()
+        yield lapse
+        if create:
+            lapse.restoring.close()
+            _bring_tree_up(lapse)
+
+
+def _joined(settings: Settings, engines: Engines, database: Path | None, parts: ExitStack) -> Lapse:
+    """Everything over a database whose schema is current. parts: close what must be closed."""
+    clock, alerts = settings.make_clock(), Alerts()
+    keyring = parts.enter_context(
+        closing(
+            open_keyring(engines, settings.key_store, database, clock(), _escrow(settings, alerts))
         )
-        ledger = Remembering(
-            open_ledger(settings.ledger, store_of(engines), database),
-            lambda well: alerts.end("ledger") if well else alerts.begin("ledger"),
-        )
-        lookups = SubjectLookups(engines, keyring.keks)
-        log = SqlLog(engines, clock, keyring.forget_subjects, ledger, lookups)
-        try:
-            book = PolicyBook(log)
-            vault = SqlVault(engines, lookups)
-            evidence = _evidence(settings, database)
-            tree = Tree(engines)
-            sessions = Sessions(log, vault, keyring, book)
-            restoring = Restoring(
-                engines,
-                ledger,
-                keyring.keks,
-                clock,
-                lambda log, book, entry: repeat_for_people(
-                    _requests(engines, log, keyring, book),
-                    _holds(engines, log, keyring, book),
-                    entry,
-                ),
-                evidence=lambda: published_reach(evidence, store_of(engines)),
-                erased=keyring.forget_subjects,
-                on_epoch=lambda connection, epoch: tree.open_epoch(
-                    connection, epoch, last_text(connection, evidence, store_of(engines))
-                ),
-            )
-            lapse = Lapse(
-                settings=settings,
-                engines=engines,
-                log=log,
-                vault=vault,
-                keyring=keyring,
-                policies=book,
-                sessions=sessions,
-                items=Items(vault, keyring, book, sessions, AggregateSummaries()),
-                holds=_holds(engines, log, keyring, book),
-                projector=Projector(engines, log, PROJECTIONS, clock),
-                alerts=alerts,
-                restoring=restoring,
-                holder=f"{os.getpid()}-{secrets.token_hex(4)}",
-                tree=tree,
-                evidence=evidence,
-            )
-            if create:
-                keyring.keks.keep_escrow()
-                _ = lapse.signers  # made, or refused, before anything is written
-                begin_index(engines, keyring.keks)
-            if create and restore:
-                restoring.run()
-                lapse.record_configured([one for one in policies if one not in applying])
-            elif create:
-                restoring.is_needed()
-            book.refresh()
-            yield lapse
-            if create:
-                restoring.close()
-                _bring_tree_up(lapse)
-        finally:
-            log.close()
-            keyring.close()
+    )
+    ledger = Remembering(
+        open_ledger(settings.ledger, store_of(engines), database),
+        lambda well: alerts.end("ledger") if well else alerts.begin("ledger"),
+    )
+    lookups = SubjectLookups(engines, keyring.keks)
+    log = SqlLog(engines, clock, keyring.forget_subjects, ledger, lookups)
+    parts.enter_context(closing(log))
+    book, vault = PolicyBook(log), SqlVault(engines, lookups)
+    evidence, tree = _evidence(settings, database), Tree(engines)
+    sessions = Sessions(log, vault, keyring, book)
+    return Lapse(
+        settings=settings,
+        engines=engines,
+        log=log,
+        vault=vault,
+        keyring=keyring,
+        policies=book,
+        sessions=sessions,
+        items=Items(vault, keyring, book, sessions, AggregateSummaries()),
+        holds=_holds(engines, log, keyring, book),
+        projector=Projector(engines, log, PROJECTIONS, clock),
+        alerts=alerts,
+        restoring=_restoring(engines, keyring, ledger, clock, evidence, tree),
+        holder=f"{os.getpid()}-{secrets.token_hex(4)}",
+        tree=tree,
+        evidence=evidence,
+    )
+
+
+def _restoring(
+    engines: Engines,
+    keyring: Keyring,
+    ledger: Remembering,
+    clock: Callable[[], int],
+    evidence: Evidence | None,
+    tree: Tree,
+) -> Restoring:
+    """What is done again for people goes through a log that writes nothing into the ledger: the one
+    that it is told."""
+    store = store_of(engines)
+    return Restoring(
+        engines,
+        ledger,
+        keyring.keks,
+        clock,
+        lambda log, book, entry: repeat_for_people(
+            _requests(engines, log, keyring, book), _holds(engines, log, keyring, book), entry
+        ),
+        evidence=lambda: published_reach(evidence, store),
+        erased=keyring.forget_subjects,
+        on_epoch=lambda connection, epoch: tree.open_epoch(
+            connection, epoch, last_text(connection, evidence, store)
+        ),
+    )
 
 
 def _requests(

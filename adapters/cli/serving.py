@@ -4,7 +4,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -124,28 +124,7 @@ def _serve(
         parts.enter_context(repeating("forget-keys", lapse.keyring.forget_old, REFRESH_SECONDS))
         if only != "api":
             ticker = parts.enter_context(working(lapse, stop))
-            # In a thread of its own: moving many keys takes a while, and sweeps must not wait.
-            parts.enter_context(repeating("tree", lapse.tree.follow, REFRESH_SECONDS, first=0))
-            checkpoints = lapse.checkpoints
-            parts.enter_context(
-                repeating(
-                    "checkpoints", lambda: checkpoints.run_due(lapse.clock()), REFRESH_SECONDS
-                )
-            )
-            pruning = lapse.pruning()
-            parts.enter_context(
-                repeating("prune", lambda: pruning.run_due(lapse.clock()), PRUNE_SECONDS)
-            )
-            parts.enter_context(closing(pruning))
-            rotation = lapse.rotation()
-            parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
-            copies = Copies(lapse.access(), lapse.engines, lapse.clock, lapse.holder)
-            parts.enter_context(repeating("copies", copies.work, REFRESH_SECONDS))
-            maintenance = lapse.maintenance
-            parts.enter_context(repeating("cleanup", maintenance.run_due, CLEANUP_SECONDS))
-            parts.enter_context(closing(rotation))  # told to end before it is waited for
-            worker = RequestWorker(lapse.requests, lapse.alerts, lapse.clock)
-            parts.enter_context(repeating("requests", worker.look, requests.SECONDS))
+            _work_beside(lapse, parts)
         else:
             # A scheduler reads the policies every second; without one somebody else must.
             parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))
@@ -185,6 +164,31 @@ def working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
         lapse.projector.wake()
         ticker.close()
         projecting.join()
+
+
+def _work_beside(lapse: Lapse, parts: ExitStack) -> None:
+    """What else a worker does, each in a thread of its own: moving many keys, or cleaning up, takes
+    a while, and sweeps must not wait. Long work is told to end before it is waited for."""
+    parts.enter_context(repeating("tree", lapse.tree.follow, REFRESH_SECONDS, first=0))
+    sign = partial(_at_present, lapse, lapse.checkpoints.run_due)
+    parts.enter_context(repeating("checkpoints", sign, REFRESH_SECONDS))
+    pruning = lapse.pruning()
+    prune = partial(_at_present, lapse, pruning.run_due)
+    parts.enter_context(repeating("prune", prune, PRUNE_SECONDS))
+    parts.enter_context(closing(pruning))
+    rotation = lapse.rotation()
+    parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
+    parts.enter_context(closing(rotation))
+    copies = Copies(lapse.access(), lapse.engines, lapse.clock, lapse.holder)
+    parts.enter_context(repeating("copies", copies.work, REFRESH_SECONDS))
+    cleaning = lapse.maintenance.run_due
+    parts.enter_context(repeating("cleanup", cleaning, CLEANUP_SECONDS))
+    worker = RequestWorker(lapse.requests, lapse.alerts, lapse.clock)
+    parts.enter_context(repeating("requests", worker.look, requests.SECONDS))
+
+
+def _at_present(lapse: Lapse, run_due: Callable[[int], object]) -> None:
+    run_due(lapse.clock())
 
 
 def _budgets(lapse: Lapse, *, erasing: bool) -> Budgets:
