@@ -195,9 +195,6 @@ class HoldUnknown(LapseError):
         return f"no hold {self.hold} stands: `lapse hold list` shows those that do"
 
 
-# -- what the log refuses ---------------------------------------------------------------------
-
-
 @dataclass(eq=False)
 class CopyUnknown(LapseError):
     """There is no request for a copy with this id."""
@@ -229,6 +226,9 @@ class CopyGone(LapseError):
             f"the copy {self.request_id} is gone: its time is over, or something in it was erased. "
             "Ask for another one"
         )
+
+
+# -- what the log refuses ---------------------------------------------------------------------
 
 
 @dataclass(eq=False)

@@ -5,12 +5,12 @@ docs/reference/http.md shows it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request, WebSocket
 from starlette.requests import HTTPConnection
 
-from adapters.http.problems import Refused
+from adapters.http.problems import Refused, described_path
 from adapters.http.rates import Rates
 from adapters.http.tokens import Principal, Role, TokenInvalid, Tokens
 
@@ -103,11 +103,6 @@ METHODS: Mapping[str, Sequence[str]] = {
     path: sorted(method for method, of in ACCESS if of == path) for _, path in ACCESS
 }
 """What each path takes."""
-
-
-def described_path(route: Any) -> str:
-    """The path of a route as the document writes it, without converters such as `:path`."""
-    return str(route.path).replace(":path}", "}")
 
 
 async def authorize(request: Request) -> Principal | None:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import StreamingResponse
 
 from adapters.documents import access_document
 from adapters.http.access import Someone, authorize, forbidden
-from adapters.http.models import LOCATION, AccessRequestView, NewAccessRequest
+from adapters.http.models import LOCATION, AccessRequestView, NewAccessRequest, RequestId
 from adapters.http.service import Service, names_what_was_read, the_service
 from adapters.http.tokens import Principal
 from domain.facts import Verification
@@ -16,9 +16,6 @@ from domain.facts import Verification
 router = APIRouter(prefix="/v1/access-requests", dependencies=[Depends(authorize)])
 
 Here = Annotated[Service, Depends(the_service)]
-RequestId = Annotated[
-    str, Path(pattern=r"^[0-9a-f]{32}$", examples=["2c26b46b68ffc68ff99b453c1d304134"])
-]
 
 
 @router.post(

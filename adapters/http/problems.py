@@ -252,6 +252,11 @@ def unforeseen(error: Exception) -> Response:
     return problem(500, "internal", "Lapse failed", "its log says where")
 
 
+def described_path(route: Any) -> str:
+    """The path of a route as the document writes it, without converters such as `:path`."""
+    return str(route.path).replace(":path}", "}")
+
+
 def install(app: FastAPI, methods: Mapping[str, Sequence[str]]) -> None:
     """Every error of the app becomes a problem document; none repeats what was sent.
 
@@ -290,7 +295,7 @@ def install(app: FastAPI, methods: Mapping[str, Sequence[str]]) -> None:
         headers = dict(error.headers or {})
         route = request.scope.get("route")
         if error.status_code == 405 and route is not None:
-            headers["Allow"] = ", ".join(methods[route.path.replace(":path}", "}")])
+            headers["Allow"] = ", ".join(methods[described_path(route)])
         return problem(error.status_code, name, title, title.lower(), headers=headers)
 
     @app.exception_handler(SQLAlchemyError)

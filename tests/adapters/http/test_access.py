@@ -11,7 +11,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from adapters.http.access import ACCESS, described_path
+from adapters.http.access import ACCESS
+from adapters.http.problems import described_path
 from adapters.http.rates import Rates
 from adapters.http.tokens import Role
 from domain.errors import StoreBusy
