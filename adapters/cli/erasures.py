@@ -11,6 +11,7 @@ from adapters.cli.options import (
     Json,
     PageSize,
     SessionId,
+    VerifiedBy,
     choice,
     given,
     load,
@@ -28,19 +29,11 @@ from domain.ports import RequestRow
 from domain.session import Ground
 
 RequestIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A request's id.")]
-VerifiedBy = Annotated[
-    str,
-    typer.Option(
-        "--verified-by",
-        metavar="WHO",
-        help=f"Who made sure of the requester: {', '.join(Verification)}.",
-    ),
-]
 
 
 def erase_session(
     session: SessionId,
-    verified_by: VerifiedBy = "controller",
+    verified_by: VerifiedBy = str(Verification.CONTROLLER),
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +51,7 @@ def erase_subject(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="The person, on standard input, in one line; required.")
     ] = False,
-    verified_by: VerifiedBy = "controller",
+    verified_by: VerifiedBy = str(Verification.CONTROLLER),
     db: Database = None,
     as_json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli.errors import refusals
-from adapters.cli.options import Database, Json, choice, load, person_on_stdin
+from adapters.cli.options import Database, Json, VerifiedBy, choice, load, person_on_stdin
 from adapters.cli.output import console, print_json
 from adapters.wiring import OPERATOR, open_lapse, require_database
 from domain.errors import SettingsInvalid
@@ -22,14 +22,7 @@ def export(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read who it is from standard input, one line.")
     ] = False,
-    verified_by: Annotated[
-        str,
-        typer.Option(
-            "--verified-by",
-            metavar="WHO",
-            help="controller, identity-provider, token-proof or court.",
-        ),
-    ] = str(Verification.CONTROLLER),
+    verified_by: VerifiedBy = str(Verification.CONTROLLER),
     db: Database = None,
     as_json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 from adapters.logs import configure_logs
 from adapters.settings import Settings, load_settings
 from domain.errors import SettingsInvalid
+from domain.facts import Verification
 
 Database = Annotated[
     str | None,
@@ -20,6 +21,14 @@ SessionId = Annotated[str, typer.Argument(metavar="ID", help="A session's id.")]
 AfterId = Annotated[str, typer.Option("--after", metavar="ID", help="Go on behind this page.")]
 PageSize = Annotated[
     int, typer.Option("--limit", metavar="NUMBER", min=1, max=1000, help="How many.")
+]
+VerifiedBy = Annotated[
+    str,
+    typer.Option(
+        "--verified-by",
+        metavar="WHO",
+        help=f"Who made sure of the requester: {', '.join(Verification)}.",
+    ),
 ]
 
 _LONGEST = 320

@@ -93,7 +93,7 @@ def _list_holds() -> None:
         "AND e.topic IN ('session.held.v1', 'session.released.v1') "
         "ORDER BY e.session_id, e.version"
     )
-    standing = {}
+    standing: dict[tuple[str, str], tuple[object, ...]] = {}
     for session_id, topic, since, state in events:
         hold = json.loads(bytes(state))
         if topic == "session.released.v1":

@@ -1,14 +1,10 @@
 """A process that dies between any two steps of an erasure: the next one completes it, and nothing
 was reported done that was not."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from domain.erasure import Status
 from domain.errors import StoreUnavailable
@@ -16,41 +12,12 @@ from domain.facts import Verification, Waiting
 from domain.policy import MINUTE
 from tests.contracts.conftest import sql_store  # noqa: F401 - the fixture, for every test here
 from tests.contracts.stores import SqlStore
+from tests.deaths import Killed, killed_at
 from tests.use_cases.offices import OFFICER, TEN, Office, Scan, another_process, opened_office
 
 LATER = TEN + 1
 STRIDE = 3
 """Every so many statements one is the last; offset by database, so that both together see most."""
-
-
-class Killed(BaseException):
-    """The process is no more: nothing handles this, and open transactions end without a commit."""
-
-
-class Countdown:
-    """Kills at the `last`-th statement or commit (None: never); counts them."""
-
-    def __init__(self, last: int | None) -> None:
-        self.count = 0
-        self.last = last
-
-    def step(self, *_: Any) -> None:
-        self.count += 1
-        if self.count == self.last:
-            raise Killed
-
-
-@contextmanager
-def killed_at(last: int | None) -> Iterator[Countdown]:
-    countdown = Countdown(last)
-    hooks = ("before_cursor_execute", "commit")
-    for hook in hooks:
-        event.listen(Engine, hook, countdown.step)
-    try:
-        yield countdown
-    finally:
-        for hook in hooks:
-            event.remove(Engine, hook, countdown.step)
 
 
 @pytest.fixture
