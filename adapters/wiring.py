@@ -405,8 +405,8 @@ def require_database(settings: Settings) -> None:
     """Refuse to go on without a database. Raises SchemaTooOld."""
     if not has_database(settings):
         raise SchemaTooOld(
-            "there is no database here yet: it needs `lapse db upgrade` first, or whatever writes: "
-            "`lapse ingest`, `lapse serve`"
+            "there is no database here yet: is LAPSE_DATABASE_URL (or --db) the right one? If so, "
+            "`lapse db upgrade` makes it, and so do `lapse ingest` and `lapse serve`"
         )
 
 

@@ -1,5 +1,7 @@
 """`lapse erase`, `lapse request`, `lapse hold`: what a privacy officer does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -21,7 +23,7 @@ from adapters.cli.output import console, print_json, print_table
 from adapters.clock import parse_instant
 from adapters.documents import hold_document, request_document
 from adapters.scheduler.requests import RequestWorker
-from adapters.wiring import OPERATOR, Lapse, open_lapse
+from adapters.wiring import OPERATOR, Lapse, open_lapse, require_database
 from domain.erasure import Status
 from domain.errors import SettingsInvalid
 from domain.facts import Refusal, Verification
@@ -40,7 +42,7 @@ def erase_session(
     """Erase everything of a session. Exit code 3 if it has to wait, such as for a hold."""
     with refusals():
         by = choice(Verification, verified_by, "--verified-by")
-        with open_lapse(load(db)) as lapse:
+        with _existing(db) as lapse:
             row = lapse.requests.of_session(session, by, lapse.clock(), OPERATOR)
             row = lapse.requests.advance(row.request.id, lapse.clock(), OPERATOR)
         _show(row, as_json=as_json)
@@ -59,11 +61,21 @@ def erase_subject(
     with refusals():
         by = choice(Verification, verified_by, "--verified-by")
         name = person_on_stdin(stdin=stdin, option="--stdin")
-        with open_lapse(load(db)) as lapse:
+        with _existing(db) as lapse:
             row = lapse.requests.of_subject(name, by, lapse.clock(), OPERATOR)
             row = lapse.requests.advance(row.request.id, lapse.clock(), OPERATOR)
         _show(row, as_json=as_json)
         _pending(row)
+
+
+@contextmanager
+def _existing(db: str | None) -> Iterator[Lapse]:
+    """A database that is there: in a new one nobody is known, and a request for erasure would be
+    executed at once. Raises SchemaTooOld."""
+    settings = load(db)
+    require_database(settings)
+    with open_lapse(settings) as lapse:
+        yield lapse
 
 
 def _pending(row: RequestRow) -> None:
@@ -133,7 +145,7 @@ def request_refuse(
     """Refuse a request that was not carried out yet."""
     with refusals():
         why = choice(Refusal, ground, "--ground")
-        with open_lapse(load(db)) as lapse:
+        with _existing(db) as lapse:
             row = lapse.requests.refuse(request, why, lapse.clock(), OPERATOR)
         _show(row, as_json=as_json)
 
@@ -141,7 +153,7 @@ def request_refuse(
 def request_run(db: Database = None, as_json: Json = False) -> None:
     """Move on every request that is due, as `lapse serve` does by itself."""
     with refusals():
-        with open_lapse(load(db)) as lapse:
+        with _existing(db) as lapse:
             looked_at = RequestWorker(lapse.requests, lapse.alerts, lapse.clock).look()
         if as_json:
             print_json({"looked_at": looked_at})
@@ -180,7 +192,7 @@ def hold_add(
             if session is None
             else ""
         )
-        with open_lapse(load(db)) as lapse:
+        with _existing(db) as lapse:
             _place(lapse, session, name, why, end, as_json=as_json)
 
 
@@ -206,7 +218,7 @@ def hold_release(
 ) -> None:
     """End a hold; what it suspended is due."""
     with refusals():
-        with open_lapse(load(db)) as lapse:
+        with _existing(db) as lapse:
             lapse.holds.release(hold, lapse.clock(), OPERATOR)
         if as_json:
             print_json({"released": hold})

@@ -111,6 +111,24 @@ def test_what_is_asked_wrongly_changes_nothing(site: Installation) -> None:
     assert count(site, "SELECT count(*) FROM requests") == 0
 
 
+def test_without_a_database_nothing_is_called_executed(site: Installation) -> None:
+    """Somebody whose settings name another place is told so, and no database with keys is made
+    there, in which nobody would be known and every request be executed."""
+    nothing = "0" * 32
+    for command, stdin in (
+        (("erase", "subject", "--stdin"), person(site)),
+        (("erase", "session", nothing), None),
+        (("request", "refuse", nothing, "--ground", "legal-claim"), None),
+        (("request", "run"), None),
+        (("hold", "add", "--subject-stdin", "--ground", "legal-claim"), person(site)),
+        (("hold", "release", nothing), None),
+    ):
+        answer = site.lapse(*command, stdin=stdin, expect=REFUSED)
+        assert "there is no database here yet" in answer.err
+        assert "LAPSE_DATABASE_URL" in answer.err
+    assert not (site.folder / "keys").exists()
+
+
 def test_killed_in_the_middle_it_goes_on_where_it_was(site: Installation) -> None:
     """`kill -9` between two transactions: the request says that it is not done, and the next who
     looks completes it; every session was erased once."""
