@@ -4,13 +4,14 @@ Settings come from `LAPSE_*` environment variables, then from a TOML file (`LAPS
 `lapse.toml` in the working folder), then from the defaults. They are validated as a whole at start.
 """
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -54,6 +56,10 @@ def _config_folder() -> Path:
 
 def _default_keys() -> str:
     return (_config_folder() / "keys").as_uri()
+
+
+# `NoDecode`: what is no JSON is then an error of this setting, listed with those of the others.
+_JsonList = Annotated[list[str], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -120,7 +126,7 @@ class Settings(BaseSettings):
         default="1m",
         description="How often a log that grew is signed, 1s to 1d.",
     )
-    witnesses: list[str] = Field(
+    witnesses: _JsonList = Field(
         default_factory=list,
         description="Witnesses that cosign checkpoints (C2SP tlog-witness), as a JSON list of "
         "`VERIFIER-KEY URL`; by default none.",
@@ -205,7 +211,7 @@ class Settings(BaseSettings):
         pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
         description="Requests of one actor at one instance, such as 2000/second.",
     )
-    cors_origins: list[str] = Field(
+    cors_origins: _JsonList = Field(
         default_factory=list,
         description="Origins whose pages may call the HTTP API, as a JSON list; by default none.",
     )
@@ -236,6 +242,18 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith("file:"):
             raise ValueError("must be file:PATH")
         return value
+
+    @field_validator("witnesses", "cors_origins", mode="before")
+    @classmethod
+    def _is_a_json_list(cls, value: Any) -> Any:
+        """A variable holds text; a list comes from the settings file."""
+        try:
+            found = json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list):
+            raise ValueError('write a JSON list of texts, such as ["one", "two"]')
+        return found
 
     @model_validator(mode="after")
     def _provider_is_whole(self) -> "Settings":

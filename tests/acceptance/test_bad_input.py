@@ -149,6 +149,8 @@ class TestUsage:
             ),
             ({"LAPSE_CLOCK": "file:/nowhere"}, "LAPSE_CLOCK: the file cannot be read"),
             ({"LAPSE_SWEEP_BATCH": "secret"}, "LAPSE_SWEEP_BATCH: "),
+            ({"LAPSE_CORS_ORIGINS": "https://secret"}, "LAPSE_CORS_ORIGINS: write a JSON list"),
+            ({"LAPSE_WITNESSES": "secret"}, "LAPSE_WITNESSES: write a JSON list"),
             ({"LAPSE_DATABASE_ULR": "secret"}, "did you mean LAPSE_DATABASE_URL?"),
             ({"LAPSE_POLICY_FILE": "nowhere.toml"}, "LAPSE_POLICY_FILE: the policy file cannot be"),
             ({"LAPSE_CONFIG": "nowhere.toml"}, "LAPSE_CONFIG names a file that does not exist"),
