@@ -255,7 +255,7 @@ def export(
 ) -> None:
     """Write what was recorded in a period, in the order of the log, for your own tools."""
     with refusals():
-        period = _period(since, until)
+        period, format_ = _period(since, until), choice(Format, form, "--format")
         settings = load(db)
         require_database(settings)
         with open_lapse(settings, create=proofs) as lapse:
@@ -265,8 +265,9 @@ def export(
                 made = lapse.checkpoints.make(lapse.clock())
                 rows = with_proofs(rows, lapse.tree, lapse.engines, made.size)
                 columns = (*EVENTS, *PROOFS)
+            count = _write(out, rows, columns, format_)
+            if made is not None:
                 write_whole(out.with_name(f"{out.name}.checkpoint"), [made.note.encode()])
-            count = _write(out, rows, columns, choice(Format, form, "--format"))
         size = made.size if made is not None else None
         _say_written({"rows": count, "tree_size": size}, as_json=as_json)
 
@@ -282,14 +283,12 @@ def requests(
     """Write who asked what over HTTP in a period, the oldest first: actor, operation, outcome,
     duration, session, and which kind of personal data the answer held. Kept for a year."""
     with refusals():
-        period = _period(since, until)
+        period, format_ = _period(since, until), choice(Format, form, "--format")
         with (
             open_lapse(load(db), create=False) as lapse,
             closing(RequestLog(lapse.engines)) as log,
         ):
-            count = _write(
-                out, request_rows(log, **period), REQUESTS, choice(Format, form, "--format")
-            )
+            count = _write(out, request_rows(log, **period), REQUESTS, format_)
         _say_written({"rows": count}, as_json=as_json)
 
 
@@ -333,7 +332,9 @@ def _shown(lapse: Lapse, policy: str | None) -> Sequence[str] | None:
 
 
 def _period(since: str | None, until: str | None) -> dict[str, int | None]:
-    return {
-        "since": parse_instant(since, "--since") if since is not None else None,
-        "until": parse_instant(until, "--until") if until is not None else None,
-    }
+    """Raises SettingsInvalid."""
+    begin = parse_instant(since, "--since") if since is not None else None
+    end = parse_instant(until, "--until") if until is not None else None
+    if begin is not None and end is not None and begin >= end:
+        raise SettingsInvalid("--since must lie before --until")
+    return {"since": begin, "until": end}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli.errors import refusals
+from adapters.cli.files import partial
 from adapters.cli.options import Database, Json, VerifiedBy, choice, load, person_on_stdin
 from adapters.cli.output import console, print_json
 from adapters.wiring import OPERATOR, open_lapse, require_database
@@ -43,12 +44,12 @@ def export(
 
 def _write(out: Path, make: Callable[[], Iterable[bytes]]) -> int:
     """Whole or not at all; its bytes. Nothing is made before the file can be written."""
-    partial = out.with_name(f"{out.name}.partial")
+    beside = partial(out)
     try:
         if out.exists():
             raise SettingsInvalid("--out names a file that is there already")
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        beside.unlink(missing_ok=True)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise SettingsInvalid(f"--out cannot be written ({error.strerror})") from None
     try:
@@ -56,8 +57,8 @@ def _write(out: Path, make: Callable[[], Iterable[bytes]]) -> int:
             size = sum(map(file.write, make()))
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(out)
+        beside.rename(out)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     return size

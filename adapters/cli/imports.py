@@ -73,6 +73,16 @@ def job_of(files: list[str], format_name: str, visitor: str) -> Job:
     return Job(files, format_name, VisitorBy(visitor))
 
 
+def _require_another(option: str, path: Path | None, files: list[str]) -> None:
+    """What is written must not be one of the logs. Raises SettingsInvalid."""
+    if path is not None and path.exists() and any(_is_same(path, file) for file in files):
+        raise SettingsInvalid(f"{option} names one of the logs, which it would spoil")
+
+
+def _is_same(path: Path, file: str) -> bool:
+    return file != "-" and path.samefile(file)
+
+
 def _require_readable(number: int, path: str) -> None:
     """Known before the first of several files is imported. Raises SourceUnreadable.
 
@@ -135,6 +145,7 @@ def ingest(
     with refusals():
         settings = load(db)
         job = job_of(files, format_name, visitor)
+        _require_another("--rejects", rejects, files)
         began = time.perf_counter()
         with (
             _reject_file(rejects) as on_reject,
@@ -256,6 +267,7 @@ def simulate(
     with refusals():
         settings = load(None)
         job = job_of(files, format_name, visitor)
+        _require_another("--html", html, files)
         known = {one.name: one for one in configured_policies(settings)}
         if policy_file is not None:
             known.update(parse(read_policy_file(policy_file), environment()))

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from adapters.cli.files import partial
 from adapters.clock import format_instant
 from adapters.importers.driver import Progress as ImportProgress
 from domain.errors import SettingsInvalid
@@ -38,17 +39,17 @@ def print_json(value: Any) -> None:
 def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
     """What `--out` names: under another name first, so that nobody reads half of it. Its folder is
     made. Raises SettingsInvalid, and whatever making the pieces raises."""
-    partial = path.with_name(f"{path.name}.partial")
+    beside = partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with beside.open("wb") as file:
             file.writelines(pieces)
-        partial.replace(path)
+        beside.replace(path)
     except OSError as error:
         raise SettingsInvalid(f"--out cannot be written ({error.strerror})") from None
     finally:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
 
 
 def format_second(micros: int | None) -> str | None:

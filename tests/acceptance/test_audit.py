@@ -142,6 +142,25 @@ def test_an_export_in_every_format_says_the_same(site: Installation) -> None:
     site.lapse("audit", "export", "--format", "xml", "--out", "x", expect=USAGE)
 
 
+def test_an_export_that_fails_leaves_nothing(site: Installation) -> None:
+    """A format that is none, a folder that is not there, a folder in place of a file, a period that
+    ends before it begins: each is said, and not even a checkpoint is written."""
+    for wrong, text in (
+        (("--format", "xml", "--out", "x"), "--format must be one of"),
+        (("--out", "nowhere/x"), "the file cannot be written (No such file or directory)"),
+        (("--out", "."), "--out names a folder"),
+        (
+            ("--out", "x", "--since", "2026-11-23T00:00:00Z", "--until", "2026-11-22T00:00:00Z"),
+            "--since must lie before --until",
+        ),
+    ):
+        answer = site.lapse("audit", "export", "--proofs", *wrong, expect=USAGE)
+        assert text in answer.err
+    answer = site.lapse("audit", "prove", "1", "--out", ".", expect=USAGE)
+    assert "--out names a folder" in answer.err
+    assert not [path for path in site.folder.iterdir() if path.name.startswith("x")]
+
+
 @pytest.mark.row("G10")
 def test_every_exported_event_is_proven(site: Installation) -> None:
     """By code that is not ours, against the checkpoint beside the file; a changed leaf is not, and

@@ -722,6 +722,21 @@ def test_rejects_and_ready_files_that_cannot_be_written(stocked: Installation, l
         refused(answer, USAGE, "--ready-file cannot be written")
 
 
+def test_a_log_is_not_written_over(stocked: Installation, log: str) -> None:
+    """By a slip of the hand behind --html or --rejects, under whatever name."""
+    before = Path(log).read_bytes()
+    other = stocked.folder / "other"
+    other.symlink_to(log)
+    with nothing_written(stocked):
+        for name in (log, str(other)):
+            answer = stocked.lapse(*ingest(log), "--rejects", name, expect=USAGE)
+            refused(answer, USAGE, "--rejects names one of the logs")
+            _, *options = ingest(log)
+            answer = stocked.lapse("simulate", *options, "--html", name, expect=USAGE)
+            refused(answer, USAGE, "--html names one of the logs")
+    assert Path(log).read_bytes() == before
+
+
 def test_the_ready_file_of_a_service_that_is_not_ready(stocked: Installation) -> None:
     """What a killed service left is gone before the next one is ready; at the end it is removed."""
     ready = stocked.folder / "ready"
