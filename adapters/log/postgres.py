@@ -46,9 +46,15 @@ def kind_of_error(error: BaseException, *, lost: bool) -> ErrorKind | None:
         return _KINDS.get(code) or ("lost" if lost else None)
     if lost:
         return "lost"
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or _broke(error):
         return "unreachable"  # without a code it never came to a conversation
     return None
+
+
+def _broke(error: BaseException) -> bool:
+    """Whether the server ended the connection, and the driver still takes it for open: so it is
+    after an immediate shutdown. The error has no code then and is of no particular class."""
+    return type(error) is psycopg2.DatabaseError and error.pgcode is None
 
 
 def connect_arguments(
@@ -163,7 +169,8 @@ def _as_sqlalchemy_error(
 ) -> BaseException:
     """What SQLAlchemy would have raised, had it run the statement."""
     proxied = connection.connection if isinstance(connection, Connection) else connection
-    lost = bool(proxied.dbapi_connection and proxied.dbapi_connection.closed)
+    closed = bool(proxied.dbapi_connection and proxied.dbapi_connection.closed)
+    lost = closed or _broke(error)
     if lost:
         connection.invalidate(error)
     return DBAPIError.instance(
@@ -225,4 +232,5 @@ def _notifications(
                 yield payloads
 
 
-ConnectionLost = (psycopg2.OperationalError, psycopg2.InterfaceError)
+# Of a bare connection any error of the database is one: see `_broke`.
+ConnectionLost = (psycopg2.DatabaseError, psycopg2.InterfaceError)
