@@ -195,7 +195,7 @@ def install() -> int:
     """Install the locked packages and Lapse itself, editable."""
     uv = shutil.which("uv")
     pip = [uv, "pip", "install", "--python", PYTHON] if uv else [PYTHON, "-m", "pip", "install"]
-    say("installing the packages of requirements.lock (the first time: about a minute)")
+    say("installing the packages of requirements.lock (the first time: one to three minutes)")
     steps = [
         [*pip, "--quiet", "--require-hashes", "-r", str(LOCK)],
         [*pip, "--quiet", "--no-deps", "--no-build-isolation", "-e", str(ROOT)],

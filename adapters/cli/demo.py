@@ -1,11 +1,13 @@
 """`lapse demo`: the main job on the embedded default, weeks of it in a minute."""
 
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -30,7 +32,7 @@ from domain.use_cases.presence import see
 from projections import usage
 
 DAYS = 40
-"""Days that pass in one run: enough for the longest rule of the presets, 30 days."""
+"""Days that pass in a minute, or in `--for`: enough for the longest rule of the presets, 30 days."""
 USUAL_RUN = 60 * SECOND
 PRODUCER = "demo"
 MARK = ".lapse-demo"
@@ -129,8 +131,9 @@ def demo(
     """Watch the main job: a made-up feed through every preset, with the clock running fast.
 
     Beside it the example pages are live, on loopback. Uses databases of its own and nothing else.
-    Ctrl-C ends it with the summary.
+    It goes on until Ctrl-C or SIGTERM, or for as long as --for says, and ends with a summary.
     """
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     with refusals():
         try:
             duration = parse_duration(run_for) if run_for is not None else None
@@ -144,6 +147,10 @@ def demo(
                 beside = serving_examples(settings, folder / "examples")
                 examples = parts.enter_context(beside)
             _run(lapse, folder, duration, seed, examples)
+
+
+def _as_ctrl_c(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _fresh(folder: Path) -> Settings:
@@ -223,9 +230,12 @@ def _pace(
 
 
 def _introduce(folder: Path, duration: int | None, examples: Examples) -> None:
-    length = f"{duration / SECOND:.0f} s" if duration else "about a minute; Ctrl-C ends it"
+    if duration is None:
+        pace = f"{DAYS} days a minute, until Ctrl-C ends it with a summary"
+    else:
+        pace = f"Up to {DAYS} days in {duration / SECOND:.0f} s"
     console.print(
-        f"Up to {DAYS} days in {length}: made-up people visit, read, train, upload and leave,\n"
+        f"{pace}: made-up people visit, read, train, upload and leave,\n"
         "and Lapse forgets them on time. Everything happens in one SQLite file; who somebody was\n"
         "is sealed under keys that go when the session is erased.\n"
         f"  database  {folder / 'db' / 'lapse.db'}\n  keys      {folder / 'keys'}\n\n"

@@ -51,3 +51,13 @@ def test_the_example_pages_are_live_until_the_demo_ends(site: Installation) -> N
     assert "the folded state is what it says" in ended.out
     with pytest.raises(httpx2.TransportError):
         httpx2.get(url)
+
+
+def test_a_demo_that_is_told_to_stop_ends_with_its_summary(site: Installation) -> None:
+    """By SIGTERM, as a supervisor or `kill` does, as by Ctrl-C, until which it goes on."""
+    demo = site.start("demo", "--folder", "demo")
+    said(demo)
+    ended = demo.stop()
+    assert ended.code == DONE, ended
+    assert "until Ctrl-C" in ended.out
+    assert "the folded state is what it says" in ended.out
