@@ -76,6 +76,7 @@ class Checkpoints:
         self._alerts = alerts or Alerts()
         self._one = threading.Lock()
         self._published: tuple[int, int] | None = None
+        self._seen: Checkpoint | None = None
 
     # -- making -----------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class Checkpoints:
             made = self._signed(now)
             failures = self._cosign(made) + self._publish()
         self._tell(failures)
-        return self.latest() or made
+        return self.current() or made
 
     def over(self, position: int, now: int) -> Checkpoint:
         """The newest one if it covers the event at this position, else one that is made now. Raises
@@ -104,7 +105,7 @@ class Checkpoints:
         """Make one if the log grew and the last is old enough; try again what failed. A failure is
         logged and begins the alert; it is tried again with the next call."""
         try:
-            last, standing = self.latest(), self._tree.standing()
+            last, standing = self._newest(), self._tree.standing()
             grown = last is None or (standing.epoch, standing.size) != (last.epoch, last.size)
             if last is None or (grown and not 0 <= now - last.signed_at < self._every):
                 self.make(now)
@@ -115,13 +116,22 @@ class Checkpoints:
         except (LapseError, merkle.TileMissing) as error:
             self._tell([type(error).__name__])
 
+    def _newest(self) -> Checkpoint | None:
+        """Of this epoch. Remembered: its row may be taken away afterwards, and what this process
+        saw signed must be continued all the same."""
+        last, seen = self.current(), self._seen
+        if last is not None and (seen is None or (seen.epoch, seen.size) < (last.epoch, last.size)):
+            self._seen = last
+        return last
+
     def _signed(self, now: int) -> Checkpoint:
+        last = self._newest()  # first: then the tree is no smaller than what anybody signed
         standing = self._tree.standing()
-        last = self.latest()
-        if last is not None and last.epoch == standing.epoch:
-            self._must_continue(last.size, last.root, standing.size)
-            if last.size == standing.size:
-                return last
+        for before in (last, self._seen):
+            if before is not None and before.epoch == standing.epoch:
+                self._must_continue(before.size, before.root, standing.size)
+        if last is not None and (last.epoch, last.size) == (standing.epoch, standing.size):
+            return last
         self._must_continue_evidence(standing.epoch, standing.size)
         name = origin(self._store, standing.epoch)
         head = TreeHead(name, standing.size, self._tree.root(standing.size))
@@ -174,7 +184,7 @@ class Checkpoints:
 
     def _publish(self) -> list[str]:
         """Write the latest checkpoint to the evidence store; what went wrong."""
-        last = self.latest()
+        last = self._newest()
         if last is None:
             return []
         try:
@@ -199,6 +209,11 @@ class Checkpoints:
         """The newest one, None if none was ever made."""
         return self._one_of("ORDER BY epoch DESC, size DESC LIMIT 1")
 
+    def current(self) -> Checkpoint | None:
+        """The newest one of the epoch that the log is in: what proofs lead to. None until one is
+        made, such as after a restore."""
+        return self.last_of(self._tree.standing().epoch)
+
     def last_of(self, epoch: int) -> Checkpoint | None:
         """The newest one of an epoch."""
         return self._one_of(f"AND epoch = {int(epoch)} ORDER BY size DESC LIMIT 1")
@@ -219,10 +234,17 @@ class Checkpoints:
 
     def _checkpoint(self, row: Any) -> Checkpoint:
         epoch, size, root, signed_at, note = row
-        return Checkpoint(origin(self._store, epoch), epoch, size, bytes(root), signed_at, note)
+        # SQLite keeps whatever somebody writes there; what is none of ours is not signed either.
+        root = bytes(root) if isinstance(root, bytes | memoryview) else b""
+        note = note if isinstance(note, str) else ""
+        return Checkpoint(origin(self._store, epoch), epoch, size, root, signed_at, note)
 
 
-_SELECT = "SELECT epoch, size, root, signed_at, note FROM checkpoints WHERE partition = 0"
+SOUND = f"epoch BETWEEN 1 AND {2**31} AND size BETWEEN 0 AND {2**62}"
+"""Of rows that may be checkpoints; in SQLite texts and bytes lie beyond all numbers."""
+_SELECT = (
+    f"SELECT epoch, size, root, signed_at, note FROM checkpoints WHERE partition = 0 AND {SOUND}"
+)
 
 
 def _insert(connection: Connection, made: Checkpoint) -> None:

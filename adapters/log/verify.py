@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from adapters.evidence import Evidence
 from adapters.keyring.signing import origin
 from adapters.log import merkle
-from adapters.log.checkpoint import Checkpoint, Checkpoints
+from adapters.log.checkpoint import SOUND, Checkpoint, Checkpoints
 from adapters.log.engine import Engines
 from adapters.log.note import NoteInvalid, TreeHead, VerifierKey, parse_note, tree_head
 from adapters.log.tree import Tree, epoch_leaf
@@ -120,6 +120,7 @@ class Verifier:
             head = _scalar(connection, "SELECT max(position) FROM heads WHERE partition = 0")
             self._standing = self._tree.standing()
             strays = _strays(connection, head)
+            odd = _odd_checkpoints(connection, self._standing.epoch)
         self._verdict = Verdict(head)
         self._altered: list[int] = []
         self._edge: dict[int, tuple[int, bytes]] = {}
@@ -127,6 +128,8 @@ class Verifier:
         outside = [*self._kept_by_caller(against), *self._kept_as_evidence()]
         for position in strays:
             self._verdict.add(Kind.ALTERED, position, "log")
+        if odd:
+            self._verdict.add(Kind.ALTERED, 0, "checkpoint")
         self._check_epoch()
         self._walk(sorted(outside, key=lambda mark: mark.size))
         self._verdict.findings.sort(key=lambda found: found.position)
@@ -300,6 +303,8 @@ class Verifier:
             if position == 0:
                 leaves.append(kept)
                 continue
+            if kept is None and index < self._standing.size:
+                self._found_no_tile(index, tiled)
             found = rows.get(position) or pruned.get(position)
             if found is None:
                 leaves.append(None)
@@ -309,6 +314,11 @@ class Verifier:
                 self._found_altered(index, "log" if computed != written else "tree")
             leaves.append(kept or written)
         return leaves
+
+    def _found_no_tile(self, index: int, tiled: Mapping[int, bytes]) -> None:
+        """Once for all leaves that one tile lacks."""
+        if index % merkle.WIDTH == 0 or index - 1 in tiled:
+            self._found_altered(index, "tree")
 
     def _grow(self, size: int, leaves: Sequence[bytes | None], holes: int) -> int:
         """Add leaves to the right edge; how many are missing at the end so far."""
@@ -384,22 +394,45 @@ def _scalar(connection: Connection, query: str) -> int:
 
 
 def _strays(connection: Connection, head: int) -> Sequence[int]:
-    """Where events stand that no append put there: before the first position or behind the head."""
+    """Where events stand that no append put there: before the first position or behind the head.
+    What SQLite keeps as a position and is no number sorts behind all that are."""
     query = (
-        "SELECT position FROM events "
+        f"SELECT {_number(connection, 'position')} FROM events "
         f"WHERE partition = 0 AND (position > {int(head)} OR position < 1) "
         f"ORDER BY position LIMIT {MOST}"
     )
     return [row[0] for row in connection.exec_driver_sql(query)]
 
 
+def _odd_checkpoints(connection: Connection, epoch: int) -> int:
+    """Of an epoch that has not begun, or of a size that is none: nobody looks at those."""
+    query = (
+        f"SELECT count(*) FROM checkpoints WHERE partition = 0 AND NOT ({SOUND}) OR epoch > {epoch}"
+    )
+    return _scalar(connection, query)
+
+
+def _number(connection: Connection, column: str) -> str:
+    """0 for what is none."""
+    if connection.dialect.name == "sqlite":
+        return f"CASE WHEN typeof({column}) = 'integer' THEN {column} ELSE 0 END"
+    return column
+
+
 def _between(first: int, last: int) -> str:
     return f"WHERE partition = 0 AND position >= {int(first)} AND position <= {int(last)}"
 
 
-_COLUMNS = (
-    *("leaf", "session_id", "version", "topic", "effective_at", "recorded_at", "nonce", "state"),
-)
+_TYPES = {
+    "leaf": "blob",
+    "session_id": "text",
+    "version": "integer",
+    "topic": "text",
+    "effective_at": "integer",
+    "recorded_at": "integer",
+    "nonce": "blob",
+    "state": "blob",
+}
 
 
 def _selected(connection: Connection, *columns: str) -> str:
@@ -410,12 +443,21 @@ def _selected(connection: Connection, *columns: str) -> str:
     return ", ".join(columns)
 
 
+def _typed(connection: Connection) -> str:
+    """Whether every column of an event has its type. In SQLite the same bytes may be kept as
+    another one: then they give the same leaf, and no query finds them."""
+    if connection.dialect.name == "sqlite":
+        return " AND ".join(f"typeof({name}) = '{kind}'" for name, kind in _TYPES.items())
+    return "true"
+
+
 def _rows(connection: Connection, first: int, last: int) -> Mapping[int, tuple[bytes, bytes]]:
     """Position -> (the leaf its columns give, the leaf that was written)."""
-    columns = _selected(connection, *_COLUMNS)
+    columns = f"{_typed(connection)}, {_selected(connection, *_TYPES)}"
     query = f"SELECT position, {columns} FROM events {_between(first, last)}"
     return {
-        row[0]: (_computed(row[2:]), _plain(row[1])) for row in connection.exec_driver_sql(query)
+        row[0]: (_computed(row[3:]) if row[1] else b"", _plain(row[2]))
+        for row in connection.exec_driver_sql(query)
     }
 
 

@@ -300,7 +300,7 @@ def test_problems_beyond_what_can_be_listed_are_counted(signed: Proven) -> None:
     assert (len(verdict.findings), verdict.more) == (MOST, 400)
 
 
-def test_a_restored_log_is_verified_from_its_epoch_on(signed: Proven) -> None:
+def test_a_restored_log_is_verified_from_its_epoch_on(signed: Proven, tmp_path: Path) -> None:
     """Its first leaf commits to the last checkpoint before; one that does not is found."""
     last = signed.checkpoints.latest()
     assert last is not None
@@ -308,7 +308,8 @@ def test_a_restored_log_is_verified_from_its_epoch_on(signed: Proven) -> None:
         with signed.store.engines.write() as connection:
             connection.exec_driver_sql("DELETE FROM checkpoints WHERE epoch = 2")
             signed.tree.open_epoch(connection, 2, text)
-        made = signed.checkpoints.make(TEN)
+        later = proven_over(signed.store, tmp_path / f"other-{len(found)}")  # who remembers nothing
+        made = later.checkpoints.make(TEN)
         assert (made.origin, made.size) == (f"lapse/{STORE}/0/epoch-2", SIZE + 1)
         assert signed.found(with_evidence=False) == found
     with pytest.raises(SettingsInvalid, match="earlier epoch"):

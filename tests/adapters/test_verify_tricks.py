@@ -1,0 +1,100 @@
+"""Tricks with the types and rows of a database do not hide what was done to the log."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.log.checkpoint import ALERT
+from domain.errors import LogForked
+from domain.policy import MINUTE
+from tests.adapters.test_verify import Proven, forge, proven_over
+from tests.contracts.authors import TEN
+from tests.contracts.stores import open_sql_store
+
+
+@pytest.fixture
+def proven(database_url: str, tmp_path: Path) -> Iterator[Proven]:
+    with open_sql_store(database_url) as store:
+        yield proven_over(store, tmp_path / "evidence")
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Proven]:
+    """Nine events under a checkpoint, in SQLite, which keeps whatever is written into a column."""
+    with open_sql_store(f"sqlite:///{tmp_path / 'lapse.db'}") as store:
+        proven = proven_over(store, tmp_path / "evidence")
+        proven.write(9)
+        proven.checkpoints.make(TEN)
+        yield proven
+
+
+OTHER_TYPES = {
+    "session_id": "CAST(session_id AS BLOB)",
+    "topic": "CAST(topic AS BLOB)",
+    "version": "'0_' || version",
+    "effective_at": "'0_' || effective_at",
+    "recorded_at": "CAST(recorded_at AS BLOB)",
+    "nonce": "CAST('sixteen letters.' AS TEXT)",
+    "state": "CAST(state AS TEXT)",
+    "leaf": "CAST(leaf AS TEXT)",
+}
+
+
+@pytest.mark.row("G10")
+@pytest.mark.parametrize("column", OTHER_TYPES)
+def test_the_same_bytes_as_another_type_are_found(embedded: Proven, column: str) -> None:
+    """No query finds a session by an id that is bytes: its event would be gone for all but us."""
+    embedded.store.execute(f"UPDATE events SET {column} = {OTHER_TYPES[column]} WHERE position = 5")
+    assert embedded.found() == [("altered", 5)]
+
+
+@pytest.mark.parametrize("position", ["'x'", "X'05'", "5.5"])
+def test_an_event_whose_position_is_no_number_is_found(embedded: Proven, position: str) -> None:
+    """It is missing in its place."""
+    embedded.store.execute(f"UPDATE events SET position = {position} WHERE position = 5")
+    assert ("pruned", 5) in embedded.found()
+
+
+CHECKPOINTS = {
+    "size": ["'many'", "X'00'", "-1"],
+    "root": ["'text'", "1", "X''"],
+    "note": ["X'00'", "1", "''"],
+    "signed_at": ["'never'"],
+    "epoch": ["'x'", "7"],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(name, value) for name in CHECKPOINTS for value in CHECKPOINTS[name]]
+)
+def test_a_checkpoint_that_cannot_be_read_is_a_problem_and_no_crash(
+    embedded: Proven, column: str, value: str
+) -> None:
+    embedded.store.execute(f"UPDATE checkpoints SET {column} = {value}")
+    assert embedded.found(with_evidence=False) or column == "signed_at"
+
+
+def test_a_missing_tile_is_found(proven: Proven) -> None:
+    """The log is whole, but nothing can be proven of it."""
+    proven.write(400)
+    proven.checkpoints.make(TEN)
+    proven.store.execute("DELETE FROM tiles WHERE level = 0 AND tile = 0")
+    assert proven.found() == [("altered", 1)]
+
+
+def test_who_takes_the_newest_checkpoints_gets_no_other_log_signed(proven: Proven) -> None:
+    """A process remembers what it signed, or saw signed, though the rows are gone."""
+    proven.write(10)
+    proven.checkpoints.make(TEN)
+    proven.write(10, 10)
+    proven.checkpoints.make(TEN + MINUTE)
+    forge(proven, 15)
+    proven.store.execute("DELETE FROM checkpoints WHERE size = 20")
+    proven.store.execute("DELETE FROM tiles")
+    proven.store.execute("DELETE FROM trees")
+    proven.write(1, 20)
+    with pytest.raises(LogForked):
+        proven.checkpoints.make(TEN + 5 * MINUTE)
+    proven.checkpoints.run_due(TEN + 5 * MINUTE)
+    assert proven.alerts.standing()[ALERT]
