@@ -51,7 +51,7 @@ def _text(media_type: str, description: str) -> dict[int | str, dict[str, Any]]:
 )
 def checkpoint(here: Here) -> Response:
     """The newest checkpoint: how large the log is, and the root over all of it, signed."""
-    found = here.lapse.checkpoints.latest() or here.lapse.checkpoints.make(here.now())
+    found = here.lapse.checkpoints.current() or here.lapse.checkpoints.make(here.now())
     headers = {"Cache-Control": "no-cache"}
     return Response(found.note, media_type="text/plain; charset=utf-8", headers=headers)
 

@@ -94,9 +94,9 @@ class Checkpoints:
         return self.current() or made
 
     def over(self, position: int, now: int) -> Checkpoint:
-        """The newest one if it covers the event at this position, else one that is made now. Raises
-        as `make`."""
-        last = self.latest()
+        """The newest one of this epoch if it covers the event at this position, else one that is
+        made now. Raises as `make`."""
+        last = self.current()
         if last is None or self._tree.standing().index(position) >= last.size:
             return self.make(now)
         return last

@@ -1,0 +1,46 @@
+"""What is proven and remembered behind a restore is as good as before it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.certificates import CertificateInvalid, verified
+from adapters.issuing import session_certificate
+from adapters.log.note import VerifierKey
+from tests.adapters.test_restoring import ACTOR, House
+
+
+@pytest.fixture
+def house(database_url: str, key_url: str, tmp_path: Path) -> Iterator[House]:
+    made = House(database_url, key_url, tmp_path)
+    yield made
+    made.engines.close()
+
+
+@pytest.mark.row("G5", "G10")
+def test_a_certificate_of_a_restored_database_verifies(house: House) -> None:
+    """Before the schedule has signed anything of the new epoch, and under the verifier key that
+    somebody kept since the first."""
+    with house.process(restore=True) as lapse:
+        room = house.open_room(lapse, "erased", "ann")
+        before = house.open_room(lapse, "erased before", "bob")
+        lapse.sessions.erase(before, lapse.clock(), ACTOR)
+        lapse.checkpoints.make(lapse.clock())
+    backup = house.copy()
+    with house.process() as lapse:
+        kept = lapse.signers.checkpoints.verifier_key()
+        for number in range(30):
+            house.open_room(lapse, f"later-{number}", "cem")
+        lapse.checkpoints.make(lapse.clock())
+        lapse.sessions.erase(room, lapse.clock(), ACTOR)
+    house.put_back(backup)
+    with house.process(restore=True) as lapse:
+        assert lapse.restoring.epoch == 2
+        for one in (before, room):
+            made = session_certificate(lapse, one, lapse.clock())
+            stated = verified(made, lapse.signers.certificates.public_key, kept)
+            assert stated["log"]["origin"] == f"{kept.name}/epoch-2"
+        of_another = VerifierKey(f"{kept.name}0", kept.public_key)
+        with pytest.raises(CertificateInvalid):
+            verified(made, lapse.signers.certificates.public_key, of_another)
