@@ -65,8 +65,12 @@ class Evidence:
         self._opened: Any = None
 
     def put_checkpoint(self, epoch: int, size: int, note: str) -> None:
-        """Keep a checkpoint, unless one of this size is there already."""
-        self._put(f"checkpoints/{epoch:06d}/{size // 1_000_000:012d}/{size:018d}", note.encode())
+        """Keep a checkpoint, unless it is there already: with the same text, whoever cosigned."""
+        path = f"checkpoints/{epoch:06d}/{size // 1_000_000:012d}/{size:018d}"
+        if self._put(path, note.encode()):
+            return
+        if self._get(path).rpartition("\n\n")[0] != note.rpartition("\n\n")[0]:
+            raise EvidenceUnavailable("another checkpoint of this size is there")
 
     def put_certificate(self, name: str, body: bytes) -> None:
         """Keep a certificate under a name, unless one is there already. Raises ValueError for a
@@ -96,17 +100,18 @@ class Evidence:
 
     # -- objects ----------------------------------------------------------------------------------
 
-    def _put(self, path: str, body: bytes) -> None:
-        """Written once: mode `create` refuses what is there, whoever wrote it first."""
+    def _put(self, path: str, body: bytes) -> bool:
+        """Written once: mode `create` refuses what is there, whoever wrote it first (False)."""
         import obstore  # noqa: PLC0415 - see _store
         from obstore.exceptions import AlreadyExistsError, BaseError  # noqa: PLC0415
 
         try:
             obstore.put(self._store(), path, body, mode="create")
         except AlreadyExistsError:
-            return
+            return False
         except (BaseError, OSError) as error:
             raise EvidenceUnavailable(type(error).__name__) from None
+        return True
 
     def _get(self, path: str) -> str:
         import obstore  # noqa: PLC0415

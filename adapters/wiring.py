@@ -17,7 +17,7 @@ from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.reindexing import begin as begin_index
 from adapters.keyring.rotation import Rotation
-from adapters.keyring.signing import Signers, origin, public_keys
+from adapters.keyring.signing import CHECKPOINTS, Signers, origin, public_keys
 from adapters.ledger.opening import open_ledger
 from adapters.log.checkpoint import Checkpoints, last_text, published_reach
 from adapters.log.engine import Engines, open_engines, parse_url
@@ -310,6 +310,10 @@ def _restoring(
     """What is done again for people goes through a log that writes nothing into the ledger: the one
     that it is told."""
     store = store_of(engines)
+
+    def signed_by() -> bytes | None:
+        return public_keys(engines).get(CHECKPOINTS)
+
     return Restoring(
         engines,
         ledger,
@@ -318,10 +322,10 @@ def _restoring(
         lambda log, book, entry: repeat_for_people(
             _requests(engines, log, keyring, book), _holds(engines, log, keyring, book), entry
         ),
-        evidence=lambda: published_reach(evidence, store),
+        evidence=lambda: published_reach(evidence, store, signed_by()),
         erased=keyring.forget_subjects,
         on_epoch=lambda connection, epoch: tree.open_epoch(
-            connection, epoch, last_text(connection, evidence, store)
+            connection, epoch, last_text(connection, evidence, store, signed_by())
         ),
     )
 

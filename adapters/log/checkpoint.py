@@ -17,7 +17,7 @@ from adapters.evidence import Evidence
 from adapters.keyring.signing import Signer, origin
 from adapters.log import merkle
 from adapters.log.engine import Engines
-from adapters.log.note import Note, NoteInvalid, TreeHead, parse_note, tree_head
+from adapters.log.note import Note, NoteInvalid, TreeHead, VerifierKey, parse_note, tree_head
 from adapters.log.tree import Standing, Tree
 from adapters.log.witness import Witness, WitnessFailed
 from adapters.notify.alerts import Alerts
@@ -269,41 +269,53 @@ def _note(connection: Connection, made: Checkpoint, note: str) -> None:
 # -- what is known outside the database -------------------------------------------------------
 
 
-def published_reach(evidence: Evidence | None, store: str) -> tuple[int, int] | None:
+def published_reach(
+    evidence: Evidence | None, store: str, key: bytes | None
+) -> tuple[int, int] | None:
     """How far the newest published checkpoint reaches, as (epoch, position); None if there is none,
-    or if nobody can be asked: ledger and key store know, too."""
-    head = _published_head(evidence, store)
+    or if nobody can be asked: ledger and key store know, too. key: the public one that signs them
+    (None: nothing was ever signed). Raises LogForked if it is not signed."""
+    head = _published_head(evidence, store, key)
     if head is None:
         return None
     standing = Standing(_epoch_of(head.origin), head.size)
     return standing.epoch, standing.position(standing.size - 1)
 
 
-def last_text(connection: Connection, evidence: Evidence | None, store: str) -> str:
+def last_text(
+    connection: Connection, evidence: Evidence | None, store: str, key: bytes | None
+) -> str:
     """The text of the last checkpoint that anybody has, for the first leaf of a new epoch; empty if
-    nothing was ever signed."""
+    nothing was ever signed. key: as of `published_reach`."""
     row = connection.exec_driver_sql(f"{_SELECT} ORDER BY epoch DESC, size DESC LIMIT 1").fetchone()
     ours = tree_head(parse_note(row[4]).text) if row is not None else None
-    known = [head for head in (ours, _published_head(evidence, store)) if head is not None]
+    known = [head for head in (ours, _published_head(evidence, store, key)) if head is not None]
     if not known:
         return ""
     return max(known, key=lambda head: (_epoch_of(head.origin), head.size)).text
 
 
-def _published_head(evidence: Evidence | None, store: str) -> TreeHead | None:
-    if evidence is None:
+def _published_head(evidence: Evidence | None, store: str, key: bytes | None) -> TreeHead | None:
+    """Signed: or whoever may write there could have a new epoch opened, as after a restore."""
+    if evidence is None or key is None:
         return None
     try:
         note = evidence.latest_checkpoint()
     except EvidenceUnavailable as error:
         _log.warning("evidence", operation="look", result="failed", error=error.why)
         return None
+    if note is None:
+        return None
     try:
-        head = tree_head(parse_note(note).text) if note is not None else None
+        parsed = parse_note(note)
+        head = tree_head(parsed.text)
     except NoteInvalid:
         raise LogForked(0) from None
-    ours = head is not None and head.origin.split("/epoch-")[0] == origin(store, 1)
-    return head if ours else None
+    if head.origin.split("/epoch-")[0] != origin(store, 1):
+        return None
+    if not parsed.is_signed_by(VerifierKey(head.origin, key)):
+        raise LogForked(head.size)
+    return head
 
 
 def _epoch_of(name: str) -> int:

@@ -368,7 +368,9 @@ def test_checkpoints_are_kept_as_evidence(signed: Proven) -> None:
     assert latest is not None
     assert signed.evidence.latest_checkpoint() == latest.note
     assert [size for size, _ in signed.evidence.checkpoints(1)] == [400, 700]
-    signed.evidence.put_checkpoint(1, 700, "another")
+    signed.evidence.put_checkpoint(1, 700, latest.note)
+    with pytest.raises(EvidenceUnavailable):
+        signed.evidence.put_checkpoint(1, 700, "another")
     assert signed.evidence.latest_checkpoint() == latest.note
 
 

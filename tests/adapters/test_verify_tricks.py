@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.log.checkpoint import ALERT
+from adapters.log.checkpoint import ALERT, published_reach
+from adapters.log.note import Note
 from domain.errors import LogForked
 from domain.policy import MINUTE
-from tests.adapters.test_verify import Proven, forge, proven_over
+from tests.adapters.test_verify import SIGNER, STORE, Proven, forge, proven_over
 from tests.contracts.authors import TEN
 from tests.contracts.stores import open_sql_store
 
@@ -98,3 +99,29 @@ def test_who_takes_the_newest_checkpoints_gets_no_other_log_signed(proven: Prove
         proven.checkpoints.make(TEN + 5 * MINUTE)
     proven.checkpoints.run_due(TEN + 5 * MINUTE)
     assert proven.alerts.standing()[ALERT]
+
+
+def test_a_checkpoint_of_another_in_the_same_place_is_told(proven: Proven) -> None:
+    """Two installations that write to one place would else take each other's for their own."""
+    proven.write(10)
+    proven.checkpoints.make(TEN)
+    proven.write(10, 10)
+    other = Note("lapse/another/0\n20\n" + "A" * 43 + "=\n", ("\u2014 another AAAAAAA=\n",))
+    proven.evidence.put_checkpoint(1, 20, str(other))
+    assert proven.checkpoints.make(TEN + MINUTE).size == 20
+    assert proven.alerts.standing()[ALERT]
+
+
+def test_what_nobody_signed_opens_no_epoch(proven: Proven) -> None:
+    """Whoever may write evidence could else have the log begin anew, as if it had been restored."""
+    key = SIGNER.public_key
+    proven.write(10)
+    proven.checkpoints.make(TEN)
+    assert published_reach(proven.evidence, STORE, key) == (1, 10)
+    forged = Note(
+        f"lapse/{STORE}/0/epoch-9\n99\n" + "A" * 43 + "=\n",
+        (f"\u2014 lapse/{STORE}/0/epoch-9 AAAAAAAA\n",),
+    )
+    proven.evidence.put_checkpoint(9, 99, str(forged))
+    with pytest.raises(LogForked):
+        published_reach(proven.evidence, STORE, key)
