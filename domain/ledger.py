@@ -40,7 +40,7 @@ class Kind(StrEnum):
     POLICY = "policy"
     REDACTED = "redacted"  # a person's part of a session that goes on, by an erasure request
     REQUEST_OPEN = "request-open"  # an erasure request was received, and has to wait
-    REQUEST_REFUSED = "request-refused"  # ... and is not carried out
+    REQUEST_REFUSED = "request-refused"  # ... or is not carried out
     REQUEST = "request"  # an erasure request was carried out
     PERSON_HELD = "person-held"
     PERSON_RELEASED = "person-released"
@@ -141,7 +141,7 @@ def deed_of_open(
 
 
 def deed_of_refusal(request_id: str, ground: Refusal, at: int) -> Deed:
-    """A request that had to wait was refused."""
+    """A request is not carried out."""
     return Deed(Kind.REQUEST_REFUSED, at, {"request": request_id, "ground": str(ground)})
 
 

@@ -24,8 +24,20 @@ from adapters.vault import parts
 from adapters.vault.lookups import SubjectLookups
 from domain.erasure import ErasureRequest, Status
 from domain.errors import Conflict, HoldUnknown, SubjectUnknown
-from domain.facts import About, Fact, Refusal, RequestExecuted, Verification, Waiting
-from domain.ledger import Deed, deed_of_hold, deed_of_release, deed_of_request
+from domain.facts import (
+    About,
+    Fact,
+    Refusal,
+    RequestExecuted,
+    Verification,
+    Waiting,
+)
+from domain.ledger import (
+    Deed,
+    deed_of_hold,
+    deed_of_release,
+    deed_of_request,
+)
 from domain.ports import (
     Append,
     Belongings,

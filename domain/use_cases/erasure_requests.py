@@ -196,7 +196,7 @@ class ErasureRequests:
         facts = row.request.refuse(ground, now, actor)
         if not facts:
             return row
-        deeds = [deed_of_refusal(request_id, ground, now)] if row.told else []
+        deeds = [deed_of_refusal(request_id, ground, now)]  # a backup may still have it open
         return self._save(row, facts, now, None, forget=True, deeds=deeds)
 
     def find(self, request_id: str) -> RequestRow:

@@ -8,6 +8,10 @@ import pytest
 from adapters.certificates import CertificateInvalid, verified
 from adapters.issuing import session_certificate
 from adapters.log.note import VerifierKey
+from adapters.restoring import State
+from domain.erasure import Status
+from domain.facts import Refusal, Verification, Waiting
+from domain.session import Ground
 from tests.adapters.test_restoring import ACTOR, House
 
 
@@ -44,3 +48,30 @@ def test_a_certificate_of_a_restored_database_verifies(house: House) -> None:
         of_another = VerifierKey(f"{kept.name}0", kept.public_key)
         with pytest.raises(CertificateInvalid):
             verified(made, lapse.signers.certificates.public_key, of_another)
+
+
+@pytest.mark.row("G5")
+def test_a_request_that_was_refused_stays_refused(house: House) -> None:
+    """The backup has it open; without the refusal it would be carried out after the restore, and
+    what a privacy officer decided to keep would be gone."""
+    with house.process(restore=True) as lapse:
+        room = house.open_room(lapse, "kept", "ann")
+        now = lapse.clock()
+        lapse.sessions.hold(room, "case-1", Ground.LEGAL_CLAIM, None, now, ACTOR)
+        request = lapse.requests.of_subject("ann", Verification.CONTROLLER, now, ACTOR).request.id
+        assert lapse.requests.advance(request, now).request.reason is Waiting.HELD
+    backup = house.copy()
+    with house.process() as lapse:
+        now = lapse.clock()
+        lapse.requests.refuse(request, Refusal.LEGAL_CLAIM, now, ACTOR)
+        lapse.sessions.release(room, "case-1", now, ACTOR)
+    house.put_back(backup)
+    with house.process(restore=True) as lapse:
+        row = lapse.requests.advance(request, lapse.clock())
+        assert (row.request.status, row.request.ground) == (Status.REFUSED, Refusal.LEGAL_CLAIM)
+        assert row.sealed is None
+        assert house.sessions() == {room}
+    with house.process(restore=True) as lapse:  # nothing is done twice
+        assert lapse.restoring.look().state is State.CURRENT
+        told = [one.event.TOPIC.split(".")[1] for one in lapse.log.history(request)]
+        assert told == ["received", "suspended", "refused"]
