@@ -168,8 +168,11 @@ def place_hold(body: NewHold, request: Request, who: Someone, here: Here) -> Map
 
 
 @router.get("/holds", response_model=HoldPage, operation_id="holds")
-def list_holds(here: Here, after: AfterToken = None, limit: Limit = 100) -> Mapping[str, Any]:
-    """Holds that stand, in order of id."""
+def list_holds(
+    who: Someone, here: Here, after: AfterToken = None, limit: Limit = 100
+) -> Mapping[str, Any]:
+    """Holds that stand, in order of id. Not for tokens of some policies: they are of any."""
+    _must_concern(who, here, None)
     found = here.lapse.holds.page(here.now(), after=after or "", limit=limit + 1)
     shown = [hold_document(row) for row in found[:limit]]
     return {"holds": shown, "next": shown[-1]["hold"] if len(found) > limit else None}

@@ -238,3 +238,29 @@ def test_a_certificate_is_for_who_asked(site: Site) -> None:
         assert {name: stated[name] for name in same} == {name: found[name] for name in same}
         assert (stated["erases"], stated["counts"]["parts"]) == ("participant", 1)
         assert not any(word in str(stated) for word in (room, asking["token"]))
+
+
+def test_a_token_for_some_policies_decides_about_those_only(site: Site) -> None:
+    """Whoever looks after one application neither ends the holds of another, which would let go
+    what they keep, nor refuses what was asked of it."""
+    mine, other = site.token("privacy", "reading-room"), site.token("privacy", "video-analysis")
+    session = site.session()
+    site.join(session, "ann")
+    holds = [
+        site.ask("POST", "/v1/holds", {**on, "ground": "legal-claim"}, role="privacy", expect=201)
+        for on in ({"session": session}, {"subject": "ann"})
+    ]
+    on_session, on_person = (f"/v1/holds/{one['hold']}" for one in holds)
+    for path in (on_session, on_person):
+        site.ask("DELETE", path, token=other, expect=403)
+    site.ask("DELETE", on_person, token=mine, expect=403)
+    site.ask("GET", "/v1/holds", token=other, expect=403)
+    asked = [ask(site, body)["request_id"] for body in ({"session": session}, {"subject": "ann"})]
+    about_session, about_person = (f"/v1/erasure-requests/{one}/refuse" for one in asked)
+    ground = {"ground": "legal-claim"}
+    for path in (about_session, about_person):
+        site.ask("POST", path, ground, token=other, expect=403)
+    site.ask("POST", about_person, ground, token=mine, expect=403)
+    assert site.ask("POST", about_session, ground, token=mine)["status"] == "refused"
+    site.ask("DELETE", on_session, token=mine, expect=204)
+    site.ask("DELETE", on_person, role="privacy", expect=204)
