@@ -5,7 +5,7 @@ theirs: an item that names somebody else too is listed, and its content is in th
 the policy keeps shared items whole (`shared = "keep"`; Art. 15(4)). Tokens of others never are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -53,10 +53,16 @@ class Portable:
         """All sessions of somebody, as owner and as participant."""
         return sorted({place.session_id for place in self._holdings.places(subject)})
 
-    def entries(self, subject: str, now: int, tally: Tally) -> Iterator[Entry]:
-        """The files of the copy. What is due by now is left out, swept or not."""
+    def entries(
+        self, subject: str, sessions: Collection[str], now: int, tally: Tally
+    ) -> Iterator[Entry]:
+        """The files of the copy. What is due by now is left out, swept or not.
+
+        sessions: those that whoever erases knows the copy to be of; into others they came since.
+        """
         yield Entry("about.json", [_json(_about(now))])
-        places = self._holdings.places(subject)
+        known = frozenset(sessions)
+        places = [one for one in self._holdings.places(subject) if one.session_id in known]
         for session_id, those in groupby(places, key=lambda place: place.session_id):
             found = self._log.find([session_id]).get(session_id)
             if found is None:

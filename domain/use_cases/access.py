@@ -4,7 +4,7 @@ A worker makes the copy and seals it part by part, in bounded memory; it waits f
 until the first thing in it is due to be erased, and every time somebody gets it stands in the log.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from domain.access import AccessRequest, AccessStatus
@@ -45,10 +45,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a copy is made of. sessions: those of somebody. entries: its files, at an instant."""
+    """What a copy is made of. sessions: those of somebody. entries: its files, at an instant, of
+    these sessions and no other that they came into since."""
 
     sessions: Callable[[str], list[str]]
-    entries: Callable[[str, int, Tally], Iterator[Entry]]
+    entries: Callable[[str, Collection[str], int, Tally], Iterator[Entry]]
     archive: Callable[[Iterable[Entry]], Iterator[bytes]] = field(repr=False)
 
 
@@ -134,7 +135,8 @@ class Access:
         )
         self._store.add(request, AccessReceived(request_id, 1, *head, verified_by), now)
         self._store.note(request, AccessSent(request_id, 2, *head), now)
-        return self._contents.archive(self._contents.entries(subject, now, Tally()))
+        sessions = self._contents.sessions(subject)
+        return self._contents.archive(self._contents.entries(subject, sessions, now, Tally()))
 
     # -- the worker ---------------------------------------------------------------------------
 
@@ -159,7 +161,8 @@ class Access:
         sessions = self._contents.sessions(request.subject)
         self._store.begin(request, joint, key, sessions)
         tally, size = Tally(), 0
-        pieces = self._contents.archive(self._contents.entries(request.subject, now, tally))
+        entries = self._contents.entries(request.subject, sessions, now, tally)
+        pieces = self._contents.archive(entries)
         for number, part in enumerate(_parts(pieces)):
             sealed = self._keyring.seal(key, request.id, str(number), part)
             size += len(part)

@@ -307,3 +307,22 @@ def test_one_process_makes_the_copies(here: Opened) -> None:
     here.wait(SECOND)
     other.work()
     assert found(here, request).status is AccessStatus.READY
+
+
+def test_who_comes_into_a_room_while_their_copy_is_made_leaves_nothing_in_it(here: Opened) -> None:
+    """What is erased of that room later would else stay in a copy that nobody knows to hold it."""
+    before, after = room(here, "therapy-audio"), room(here, "therapy-audio")
+    join(here, before, "ann")
+    request, access = ask(here, "ann"), here.lapse.access()
+    begin = access._store.begin
+
+    def joining(*arguments: Any) -> None:
+        begin(*arguments)
+        keep(here, after, [{"x": 1}], join(here, after, "ann"))
+
+    access._store.begin = joining  # type: ignore[method-assign]
+    access.work(here.now)
+    here.lapse.sessions.erase(after, here.now, "operator")
+    files = fetched(here, request)
+    assert f"sessions/{before}/session.json" in files
+    assert not [name for name in files if after in name]
