@@ -129,7 +129,8 @@ def _serve(
             # A scheduler reads the policies every second; without one somebody else must.
             parts.enter_context(repeating("policies", lapse.policies.refresh, REFRESH_SECONDS))
         watching = _budgets(lapse, erasing=only != "api")
-        parts.enter_context(repeating("budgets", watching.look, budgets.SECONDS, first=0))
+        look = _once_restored(lapse, watching.look)
+        parts.enter_context(repeating("budgets", look, budgets.SECONDS, first=0))
         if listening is not None:
             url = parts.enter_context(answering(lapse, listening))
         if ready_file is not None:
@@ -139,6 +140,12 @@ def _serve(
         stop.wait()
     _log.info("serve", operation="stop", result="done")
     return ticker.swept if ticker is not None else SweepCount()
+
+
+def _once_restored(lapse: Lapse, step: Callable[[], object]) -> Callable[[], object]:
+    """Not while a database that was put back under this process is told what it has forgotten: it
+    may have to keep what it would delete."""
+    return lambda: None if lapse.restoring.is_pending else step()
 
 
 @contextmanager
@@ -151,6 +158,7 @@ def working(lapse: Lapse, stop: threading.Event) -> Iterator[Ticker]:
         lapse.holder,
         batch=lapse.settings.sweep_batch,
         alerts=lapse.alerts,
+        waits=lambda: lapse.restoring.is_pending,
     )
     projecting = threading.Thread(
         target=lapse.projector.run, args=(stop,), name="lapse-projector", daemon=True
@@ -173,18 +181,19 @@ def _work_beside(lapse: Lapse, parts: ExitStack) -> None:
     sign = partial(_at_present, lapse, lapse.checkpoints.run_due)
     parts.enter_context(repeating("checkpoints", sign, REFRESH_SECONDS))
     pruning = lapse.pruning()
-    prune = partial(_at_present, lapse, pruning.run_due)
+    prune = _once_restored(lapse, partial(_at_present, lapse, pruning.run_due))
     parts.enter_context(repeating("prune", prune, PRUNE_SECONDS))
     parts.enter_context(closing(pruning))
     rotation = lapse.rotation()
     parts.enter_context(repeating("keys", rotation.run_due, REFRESH_SECONDS))
     parts.enter_context(closing(rotation))
     copies = Copies(lapse.access(), lapse.engines, lapse.clock, lapse.holder)
-    parts.enter_context(repeating("copies", copies.work, REFRESH_SECONDS))
+    parts.enter_context(repeating("copies", _once_restored(lapse, copies.work), REFRESH_SECONDS))
     cleaning = lapse.maintenance.run_due
     parts.enter_context(repeating("cleanup", cleaning, CLEANUP_SECONDS))
     worker = RequestWorker(lapse.requests, lapse.alerts, lapse.clock)
-    parts.enter_context(repeating("requests", worker.look, requests.SECONDS))
+    look = _once_restored(lapse, worker.look)
+    parts.enter_context(repeating("requests", look, requests.SECONDS))
 
 
 def _at_present(lapse: Lapse, run_due: Callable[[int], object]) -> None:

@@ -34,6 +34,7 @@ class Ticker:
 
     clock: microseconds since the epoch. read_again: how often the earliest deadline is read,
     microseconds of the machine. alerts: told when a clean-up fails, and when one works again.
+    waits: whether nothing may be swept now, asked before every batch.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Ticker:
         batch: int = BATCH,
         read_again: int = READ_AGAIN,
         alerts: Alerts | None = None,
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         self._alerts = alerts or Alerts()
+        self._waits = waits
         self._failed_at = 0
         self._read_again = read_again
         self._log = log
@@ -88,6 +91,8 @@ class Ticker:
 
     def tick(self) -> None:
         """Look once: sweep what is due, set a timer for what comes within the next second."""
+        if self._waits():
+            return
         try:
             self._notice_new_policies()
             now = self._clock()
@@ -117,7 +122,7 @@ class Ticker:
             nonlocal total
             total += count
             self.swept += count
-            return not self._closing
+            return not self._closing and not self._waits()
 
         with self._sweeping:  # the timer of a deadline may fire while a tick still sweeps
             try:

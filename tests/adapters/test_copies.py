@@ -320,7 +320,7 @@ def test_who_comes_into_a_room_while_their_copy_is_made_leaves_nothing_in_it(her
         begin(*arguments)
         keep(here, after, [{"x": 1}], join(here, after, "ann"))
 
-    access._store.begin = joining  # type: ignore[method-assign]
+    access._store.begin = joining  # type: ignore[assignment, method-assign]
     access.work(here.now)
     here.lapse.sessions.erase(after, here.now, "operator")
     files = fetched(here, request)

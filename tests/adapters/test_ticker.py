@@ -191,3 +191,20 @@ def test_a_clean_up_that_fails_is_alerted_until_it_is_trusted_again(
     town.now += 2 * HOUR
     town.ticker.tick()
     assert not town.alerts.standing()["cleanup-failed"]
+
+
+def test_nothing_is_swept_while_a_restored_database_is_told_what_it_has_forgotten(
+    town: Town,
+) -> None:
+    """A hold that stands in the ledger only must not come too late. A sweep that runs ends with
+    its batch."""
+    for _ in range(2):
+        town.sessions.create("room", TEN, "producer")
+    town.now, pending = TEN + HOUR, iter([True, False, True])
+    ticker = Ticker(
+        *(town.log, town.policies, lambda: town.now, "me"), batch=1, waits=lambda: next(pending)
+    )
+    ticker.tick()
+    assert ticker.swept.done == 0
+    ticker.tick()
+    assert ticker.swept.done == 1
