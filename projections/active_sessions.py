@@ -4,7 +4,7 @@ The folded state is what the last event said. Between two sweeps time goes on, s
 overdue passes `timeline` before it is listed or counted: nothing is shown that has ended, even when
 no sweeper runs. Run several of these queries in one snapshot if they must agree.
 
-`policies` are all versions of every policy; `decode_state` reads the stored state of a row.
+`policies` are all versions of every policy; `decode_states` reads the stored states of a page.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -41,8 +41,8 @@ MOST = 1_000
 """Sessions that one page holds at most, and rows that are read at once."""
 
 Policies = Mapping[str, Versions]
-DecodeState = Callable[[str, int, bytes], Session]
-"""(session id, version, stored state) -> the session."""
+DecodeStates = Callable[[Sequence[tuple[str, int, bytes]]], Sequence[Session]]
+"""(session id, version, stored state) of a page of rows -> their sessions, in the same order."""
 
 # What is read here of the tables of the log, which belong to adapters/log/schema.py.
 _log = MetaData()
@@ -96,7 +96,7 @@ class Page:
 def live_sessions(
     connection: Connection,
     policies: Policies,
-    decode_state: DecodeState,
+    decode_states: DecodeStates,
     now: int,
     *,
     shown: Collection[str] | None = None,
@@ -111,12 +111,11 @@ def live_sessions(
     Raises PolicyUnknown, CorruptState.
     """
     limit = min(limit, MOST)
-    rows = _by_id(connection, (*_of_policies(shown), *_can_be(phase, now)), after, limit + 1)
+    pages = _by_id(connection, (*_of_policies(shown), *_can_be(phase, now)), after, limit + 1)
     found: list[Listed] = []
-    for row in rows:
-        session, last_seen = _read(row, decode_state)
-        versions = _versions(policies, session)
-        session = advance(session, versions, last_seen, now).session
+    for row, stored, last_seen in _read(pages, decode_states):
+        versions = _versions(policies, stored)
+        session = advance(stored, versions, last_seen, now).session
         if session.phase is phase or (phase is None and session.phase is not Phase.ERASED):
             ahead = forecast(session, versions, last_seen, now)
             found.append(Listed(session, last_seen, ahead, row.participants))
@@ -176,7 +175,7 @@ class DuePage:
 def due(
     connection: Connection,
     policies: Policies,
-    decode_state: DecodeState,
+    decode_states: DecodeStates,
     now: int,
     *,
     shown: Collection[str] | None = None,
@@ -193,8 +192,8 @@ def due(
     limit = min(limit, MOST)
     found: list[Due] = []
     end = None
-    for row in _by_deadline(connection, now, _place(after), limit + 1, _of_policies(shown)):
-        session, last_seen = _read(row, decode_state)
+    pages = _by_deadline(connection, now, _place(after), limit + 1, _of_policies(shown))
+    for row, session, last_seen in _read(pages, decode_states):
         next_ = next_due(session, _versions(policies, session), last_seen, now)
         if next_ is None or next_.at > now:
             continue
@@ -271,7 +270,7 @@ class Statistics:
 
 
 def statistics(
-    connection: Connection, policies: Policies, decode_state: DecodeState, now: int
+    connection: Connection, policies: Policies, decode_states: DecodeStates, now: int
 ) -> Mapping[str, Statistics]:
     """By policy, as it is at `now`; their sum is that of the whole service.
 
@@ -281,9 +280,9 @@ def statistics(
     counted: dict[str, Statistics] = {}
     for policy, found in _settled(connection, now):
         counted[policy] = counted.get(policy, Statistics()) + found
-    for row in _by_deadline(connection, now, None, MOST):
-        session, last_seen = _read(row, decode_state)
-        session = advance(session, _versions(policies, session), last_seen, now).session
+    overdue = _by_deadline(connection, now, None, MOST)
+    for row, stored, last_seen in _read(overdue, decode_states):
+        session = advance(stored, _versions(policies, stored), last_seen, now).session
         if session.phase is not Phase.ERASED:
             one = Statistics({session.phase: 1}, row.participants, last_seen, session.stored_bytes)
             counted[session.policy] = counted.get(session.policy, Statistics()) + one
@@ -344,12 +343,12 @@ def _rows() -> Select[Any]:
 
 def _by_id(
     connection: Connection, conditions: tuple[ColumnElement[bool], ...], after: str, chunk: int
-) -> Iterator[Row[Any]]:
-    """All rows behind an id, read in chunks."""
+) -> Iterator[Sequence[Row[Any]]]:
+    """All rows behind an id, in chunks."""
     query = _rows().where(*conditions).order_by(_sessions.c.session_id).limit(chunk)
     rows = connection.execute(query.where(_sessions.c.session_id > after)).fetchall()
     while rows:
-        yield from rows
+        yield rows
         after = rows[-1].session_id
         rows = connection.execute(query.where(_sessions.c.session_id > after)).fetchall()
 
@@ -360,8 +359,8 @@ def _by_deadline(
     after: tuple[int, str] | None,
     chunk: int,
     conditions: tuple[ColumnElement[bool], ...] = (),
-) -> Iterator[Row[Any]]:
-    """All rows whose stored deadline has passed, read in chunks."""
+) -> Iterator[Sequence[Row[Any]]]:
+    """All rows whose stored deadline has passed, in chunks."""
     deadline, session_id = _sessions.c.due_at, _sessions.c.session_id
     query = _rows().where(deadline <= now, *conditions).order_by(deadline, session_id).limit(chunk)
     while True:
@@ -370,16 +369,20 @@ def _by_deadline(
             behind = or_(deadline > after[0], session_id > after[1])
             rest = query.where(and_(deadline >= after[0], behind))
         rows = connection.execute(rest).fetchall()
-        yield from rows
+        yield rows
         if len(rows) < chunk:
             return
         after = (rows[-1].due_at, rows[-1].session_id)
 
 
-def _read(row: Row[Any], decode_state: DecodeState) -> tuple[Session, int]:
-    """The stored session, and when somebody was last seen in it."""
-    session = decode_state(row.session_id, row.version, bytes(row.state))
-    return session, max(session.last_seen_at, row.presence or 0)
+def _read(
+    pages: Iterator[Sequence[Row[Any]]], decode_states: DecodeStates
+) -> Iterator[tuple[Row[Any], Session, int]]:
+    """Each row with its session, and when somebody was last seen in it."""
+    for rows in pages:
+        sessions = decode_states([(row.session_id, row.version, bytes(row.state)) for row in rows])
+        for row, session in zip(rows, sessions, strict=True):
+            yield row, session, max(session.last_seen_at, row.presence or 0)
 
 
 def _versions(policies: Policies, session: Session) -> Versions:

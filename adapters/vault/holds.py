@@ -5,7 +5,7 @@ sessions of a person. Whoever reads a session to decide on it gets those holds w
 deletes is checked for them again, in the same transaction and behind the lock of the session.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,6 +14,7 @@ from adapters.log import bulk
 from adapters.log.schema import session_holds
 from adapters.log.transcoder import decode_state
 from domain.session import Event, Held, Hold, Released, Session
+from projections.active_sessions import DecodeStates
 
 _SESSION_HOLD = ("session_id", "hold", "ground", "since", "until")
 
@@ -50,20 +51,17 @@ def holds_of_people(
     }
 
 
-def state_decoder(connection: Connection) -> Callable[[str, int, bytes | str], Session]:
-    """Decodes folded state as whoever decides on it would see it: with the holds of people."""
-    query = (
-        "SELECT DISTINCT i.session_id FROM subject_holds h JOIN subject_index i "
-        "ON i.partition = h.partition AND i.subject = h.subject WHERE h.partition = 0"
-    )
-    ids = [row[0] for row in connection.exec_driver_sql(query)]
-    if not ids:
-        return decode_state
-    held = holds_of_people(connection, ids)
+def state_decoder(connection: Connection) -> DecodeStates:
+    """Decodes folded states as whoever decides on them would see them: with the holds of people."""
+    query = "SELECT EXISTS (SELECT 1 FROM subject_holds WHERE partition = 0)"
+    if not connection.exec_driver_sql(query).scalar_one():
+        return lambda states: [decode_state(*one) for one in states]
 
-    def decode(session_id: str, version: int, state: bytes | str) -> Session:
-        session = decode_state(session_id, version, state)
-        holds = held.get(session_id)
-        return session if holds is None else session.changed(holds_of_people=holds)
+    def decode(states: Sequence[tuple[str, int, bytes]]) -> list[Session]:
+        held = holds_of_people(connection, [session_id for session_id, _, _ in states])
+        sessions = [decode_state(*one) for one in states]
+        return [
+            one.changed(holds_of_people=held[one.id]) if one.id in held else one for one in sessions
+        ]
 
     return decode

@@ -1,13 +1,24 @@
 """Who is here, with no sweeper running: what has ended is never shown."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from adapters.log.transcoder import decode_state
 from domain.errors import PolicyUnknown
 from domain.policy import DAY, Do, Version, Versions, parse
-from domain.session import Completed, Created, Event, Failed, Failure, Ground, Held, Joined, Phase
+from domain.session import (
+    Completed,
+    Created,
+    Event,
+    Failed,
+    Failure,
+    Ground,
+    Held,
+    Joined,
+    Phase,
+    Session,
+)
 from projections import active_sessions
 from projections.active_sessions import Due, DuePage, Page, Statistics
 from tests.projections.histories import Lapse, clock, lapse_on, statements_counted
@@ -28,6 +39,10 @@ POLICIES: Mapping[str, Versions] = {
         """
     ).items()
 }
+
+
+def decode_states(states: Sequence[tuple[str, int, bytes]]) -> list[Session]:
+    return [decode_state(*one) for one in states]
 
 
 @pytest.fixture
@@ -55,7 +70,7 @@ def listed(lapse: Lapse, now: int, **filters: object) -> Page:
         return active_sessions.live_sessions(
             connection,
             POLICIES,
-            decode_state,
+            decode_states,
             now,
             **filters,  # type: ignore[arg-type]
         )
@@ -153,7 +168,7 @@ def due_page(lapse: Lapse, now: int, **filters: object) -> DuePage:
         return active_sessions.due(
             connection,
             POLICIES,
-            decode_state,
+            decode_states,
             now,
             **filters,  # type: ignore[arg-type]
         )
@@ -211,7 +226,7 @@ def test_due_sessions_come_in_pages(lapse: Lapse) -> None:
 
 def counted(lapse: Lapse, now: int) -> Mapping[str, Statistics]:
     with lapse.reading() as connection:
-        return active_sessions.statistics(connection, POLICIES, decode_state, now)
+        return active_sessions.statistics(connection, POLICIES, decode_states, now)
 
 
 def test_statistics_count_what_is_now(lapse: Lapse) -> None:

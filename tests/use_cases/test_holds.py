@@ -6,10 +6,12 @@ import pytest
 
 from adapters.log.checks import rebuild_sessions
 from adapters.log.event_log import SqlLog
+from adapters.vault.holds import state_decoder
 from domain.errors import HoldUnknown
-from domain.policy import HOUR
+from domain.policy import DAY, HOUR
 from domain.ports import HoldRow
 from domain.session import Ground
+from projections import active_sessions
 from tests.contracts.conftest import sql_store  # noqa: F401 - the fixture, for every test here
 from tests.contracts.stores import SqlStore
 from tests.use_cases.offices import OFFICER, TEN, Office, opened_office
@@ -61,6 +63,23 @@ def test_a_hold_that_ended_or_was_released_is_listed_no_more(office: Office) -> 
         office.holds.release(ends.hold, TEN + 1, OFFICER)
     office.sessions.erase(room, TEN + 2, OFFICER)
     assert office.rows("session_holds", room) == []
+
+
+@pytest.mark.parametrize("page", [1, 100])
+def test_lists_of_sessions_know_in_which_somebody_is_held(office: Office, page: int) -> None:
+    """Those of the person are held, on whatever page; only of the others an erasure is due."""
+    theirs = {office.room("ann")[0], office.room("ann", "bob")[0]}
+    others = {office.room("bob")[0]}
+    office.holds.of_subject("ann", Ground.LEGAL_CLAIM, None, TEN, OFFICER)
+    expired_at, policies = TEN + 2 * HOUR, office.policies.refresh()
+    office.sweep(expired_at)
+    with office.store.engines.snapshot() as connection:
+        reads = state_decoder(connection)
+        due = active_sessions.due(connection, policies, reads, TEN + 3 * DAY, limit=page)
+        listed = active_sessions.live_sessions(connection, policies, reads, expired_at)
+    assert {one.session.id for one in due.sessions} == others
+    assert {one.session.id for one in listed.sessions} == theirs | others
+    assert {one.session.id for one in listed.sessions if one.session.held} == theirs
 
 
 def test_a_rebuild_lists_the_holds_that_stand(office: Office) -> None:
