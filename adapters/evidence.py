@@ -10,58 +10,43 @@ Each is an object of its own that is written once and never again. A store that 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from adapters.object_stores import client_options
+from adapters.folders import folder_of, goes_with
+from adapters.object_stores import CREDENTIALS, client_options, is_bucket
 from domain.errors import EvidenceUnavailable, SettingsInvalid
 
 _CHECKPOINT = re.compile(r"checkpoints/(\d{6})/\d{12}/(\d{18})")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
-@dataclass(frozen=True)
-class EvidenceUrl:
-    """Where evidence is kept. folder: None for an object store."""
-
-    url: str
-    folder: Path | None
-
-
-def parse_evidence_url(url: str) -> EvidenceUrl:
-    """Raises SettingsInvalid."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.hostname and "@" not in parts.netloc and not parts.query:
-        return EvidenceUrl(url, None)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return EvidenceUrl(url, Path(unquote(parts.path)))
-    raise SettingsInvalid(
-        "LAPSE_EVIDENCE_URL: write file:///folder, an absolute path, or s3://bucket/prefix; "
-        "credentials of an object store go into its own variables, AWS_ACCESS_KEY_ID and so on"
-    )
-
-
 def open_evidence(url: str, database: Path | None) -> "Evidence":
     """The store behind a URL. database: the file of an embedded one, beside which evidence would
     go where the database goes. Raises SettingsInvalid."""
-    where = parse_evidence_url(url)
-    if where.folder is not None and database is not None:
-        below = database.resolve().parent
-        if where.folder.resolve().is_relative_to(below):
-            raise SettingsInvalid(
-                "LAPSE_EVIDENCE_URL lies below the folder of the database: whoever replaces that "
-                "folder would replace the evidence too; name a folder elsewhere"
-            )
-    return Evidence(where)
+    folder = folder_of(url)
+    if folder is None and not is_bucket(url):
+        raise SettingsInvalid(
+            "LAPSE_EVIDENCE_URL: write file:///folder, an absolute path, or s3://bucket/prefix; "
+            f"{CREDENTIALS}"
+        )
+    if folder is not None and goes_with(folder, database):
+        raise SettingsInvalid(
+            "LAPSE_EVIDENCE_URL lies below the folder of the database: whoever replaces that "
+            "folder would replace the evidence too; name a folder elsewhere"
+        )
+    return Evidence(url, folder)
 
 
 class Evidence:
-    """The evidence of one installation. Everything here raises EvidenceUnavailable."""
+    """The evidence of one installation. Everything here raises EvidenceUnavailable.
 
-    def __init__(self, where: EvidenceUrl) -> None:
-        self._where = where
+    folder: where it is, None for an object store.
+    """
+
+    def __init__(self, url: str, folder: Path | None) -> None:
+        self._url = url
+        self._folder = folder
         self._opened: Any = None
 
     def put_checkpoint(self, epoch: int, size: int, note: str) -> None:
@@ -145,12 +130,12 @@ class Evidence:
         from obstore.store import LocalStore, from_url  # noqa: PLC0415
 
         try:
-            if self._where.folder is not None:
-                self._where.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._opened = LocalStore(self._where.folder, automatic_cleanup=False)
+            if self._folder is not None:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._opened = LocalStore(self._folder, automatic_cleanup=False)
             else:
                 self._opened = from_url(
-                    self._where.url,
+                    self._url,
                     client_options=client_options(),
                     retry_config=_RETRIES,
                 )

@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from adapters.clock import FileClock, system_clock
+from adapters.folders import folder_of
 from adapters.keyring.keks import TransitKey
 from domain.errors import KeyUnavailable, SettingsInvalid
 from domain.policy import DAY, MINUTE, SECOND, format_duration, parse_duration
@@ -316,12 +317,13 @@ class Settings(BaseSettings):
         parts = urlsplit(self.key_url)
         if parts.scheme == "vault+https":
             return self._transit_key(parts)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+        folder = folder_of(self.key_url)
+        if folder is None:
             raise SettingsInvalid(
                 "LAPSE_KEY_URL: write file:///folder, an absolute path, or "
                 "vault+https://host:port/v1/transit/keys/NAME"
             )
-        return Path(unquote(parts.path))
+        return folder
 
     @property
     def key_escrow(self) -> Path | None:
@@ -334,10 +336,9 @@ class Settings(BaseSettings):
                 "LAPSE_KEY_ESCROW_URL is for a key file, and LAPSE_KEY_URL names Vault: its keys "
                 "never leave it, so back up Vault itself, and leave this unset"
             )
-        parts = urlsplit(self.key_escrow_url)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+        folder = folder_of(self.key_escrow_url)
+        if folder is None:
             raise SettingsInvalid("LAPSE_KEY_ESCROW_URL: write file:///folder, an absolute path")
-        folder = Path(unquote(parts.path))
         if folder.resolve().is_relative_to(keys.resolve()):
             raise SettingsInvalid(
                 "LAPSE_KEY_ESCROW_URL names the key folder, or one in it: what takes one copy "

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapters.folders import goes_with
 from adapters.keyring import known, signing
 from adapters.keyring.escrow import Escrow
 from adapters.keyring.file_keyring import (
@@ -106,10 +107,7 @@ def require_known(engines: Engines, keks: KekProvider) -> None:
 
 
 def _refuse_beside(what: str, variable: str, folder: Path, database: Path | None) -> None:
-    if database is None:
-        return
-    below = database.resolve().parent
-    if folder.resolve().is_relative_to(below):
+    if goes_with(folder, database):
         raise KeyUnavailable(
             f"{what} lies below the folder of the database, so a copy of that folder would "
             f"hold both the sealed data and its keys: set {variable} to a folder elsewhere"

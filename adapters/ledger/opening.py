@@ -1,10 +1,10 @@
 """Opens the erasure ledger that a setting names."""
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from adapters.folders import folder_of, goes_with
 from adapters.ledger.local import LocalLedger
-from adapters.object_stores import client_options
+from adapters.object_stores import CREDENTIALS, client_options, is_bucket
 from domain.errors import SettingsInvalid
 from domain.ports import Ledger
 
@@ -14,24 +14,20 @@ def open_ledger(url: str, store: str, database: Path | None) -> Ledger:
 
     Nothing is made before the first entry. Raises SettingsInvalid.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        folder = Path(unquote(parts.path))
-        _refuse_beside(folder, database)
-        return LocalLedger(folder, store)
-    if parts.scheme == "s3" and parts.netloc:
-        return _in_bucket(url, store)
-    raise SettingsInvalid(
-        "LAPSE_LEDGER_URL: write file:///folder, an absolute path, or s3://bucket"
-    )
-
-
-def _refuse_beside(folder: Path, database: Path | None) -> None:
-    if database is not None and folder.resolve().is_relative_to(database.resolve().parent):
+    folder = folder_of(url)
+    if folder is None:
+        if is_bucket(url):
+            return _in_bucket(url, store)
+        raise SettingsInvalid(
+            "LAPSE_LEDGER_URL: write file:///folder, an absolute path, or s3://bucket/prefix; "
+            f"{CREDENTIALS}"
+        )
+    if goes_with(folder, database):
         raise SettingsInvalid(
             "LAPSE_LEDGER_URL: the ledger lies below the folder of the database, so whoever "
             "restores that folder restores an older ledger too: name a folder elsewhere"
         )
+    return LocalLedger(folder, store)
 
 
 def _in_bucket(url: str, store: str) -> Ledger:

@@ -307,7 +307,9 @@ def test_a_bucket_is_named_by_its_url(
     assert open_ledger(url, STORE, None).length() == 1
 
 
-@pytest.mark.parametrize("url", ["ledger", "file://host/x", "file:", "https://x/y", "s3:///x"])
+@pytest.mark.parametrize(
+    "url", ["ledger", "file://host/x", "file:", "https://x/y", "s3:///x", "s3://key@bucket"]
+)
 def test_any_other_url_is_refused(url: str) -> None:
     with pytest.raises(SettingsInvalid, match="LAPSE_LEDGER_URL"):
         open_ledger(url, STORE, None)
