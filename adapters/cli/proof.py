@@ -134,6 +134,7 @@ def _verdict_document(verdict: Verdict) -> dict[str, Any]:
         "ok": verdict.ok,
         "size": verdict.size,
         "signed": verdict.signed,
+        "lost": verdict.lost,
         "trust": str(verdict.trust),
         "problems": [
             {
@@ -155,6 +156,8 @@ def _print_verdict(verdict: Verdict) -> None:
             f"({verdict.trust})",
             soft_wrap=True,
         )
+        if verdict.lost:
+            console.print(f"{verdict.lost} events that were signed are lost since a restore")
         return
     rows = [(found.kind, found.position, found.where) for found in verdict.findings]
     print_table("Problems", ("kind", "position", "where"), rows)

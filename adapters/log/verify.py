@@ -20,6 +20,7 @@ from adapters.evidence import Evidence
 from adapters.keyring.signing import origin
 from adapters.log import merkle
 from adapters.log.checkpoint import SOUND, Checkpoint, Checkpoints
+from adapters.log.earlier_epochs import EarlierEpochs
 from adapters.log.engine import Engines
 from adapters.log.note import NoteInvalid, TreeHead, VerifierKey, parse_note, tree_head
 from adapters.log.tree import Tree, epoch_leaf
@@ -61,10 +62,12 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """size: events in the log. signed: leaves under the latest checkpoint."""
+    """size: events in the log. signed: leaves under the latest checkpoint. lost: events that were
+    signed in earlier epochs and that no restore brought back."""
 
     size: int
     signed: int = 0
+    lost: int = 0
     trust: Trust = Trust.OPERATOR
     findings: list[Finding] = field(default_factory=list)
     more: int = 0
@@ -125,6 +128,7 @@ class Verifier:
         self._altered: list[int] = []
         self._edge: dict[int, tuple[int, bytes]] = {}
         self._goal = self._standing.index(head + 1)
+        self._earlier: TreeHead | None = None
         outside = [*self._kept_by_caller(against), *self._kept_as_evidence()]
         for position in strays:
             self._verdict.add(Kind.ALTERED, position, "log")
@@ -132,6 +136,7 @@ class Verifier:
             self._verdict.add(Kind.ALTERED, 0, "checkpoint")
         self._check_epoch()
         self._walk(sorted(outside, key=lambda mark: mark.size))
+        self._check_earlier_epochs()
         self._verdict.findings.sort(key=lambda found: found.position)
         return self._verdict
 
@@ -145,18 +150,16 @@ class Verifier:
             head = tree_head(note.text)
         except NoteInvalid:
             raise SettingsInvalid("--against: the file holds no checkpoint") from None
-        if head.origin != self._origin and head.origin in self._earlier_origins():
-            raise SettingsInvalid(
-                "--against: this checkpoint was signed before the database was restored, in an "
-                f"earlier epoch; those of this epoch begin with {self._origin}"
-            )
-        if head.origin != self._origin:
+        if head.origin not in (self._origin, *self._earlier_origins()):
             raise SettingsInvalid(
                 f"--against: this checkpoint is of another log than {self._origin}"
             )
-        if not note.is_signed_by(self._epoch_key):
+        if not note.is_signed_by(VerifierKey(head.origin, self._key.public_key)):
             raise SettingsInvalid("--against: this checkpoint is not signed by the key of this log")
-        yield _Mark(head.size, head.root, "against")
+        if head.origin == self._origin:
+            yield _Mark(head.size, head.root, "against")
+        else:
+            self._earlier = head
 
     def _kept_as_evidence(self) -> Iterator[_Mark]:
         """The latest: it commits to all before."""
@@ -201,6 +204,20 @@ class Verifier:
             first = self._tree.tile(0, 0)[: merkle.HASH]
             if kept is not None and first != epoch_leaf(parse_note(kept).text):
                 self._found_altered(0, "epoch")
+
+    def _check_earlier_epochs(self) -> None:
+        """What was signed before a restore binds what the restore brought back."""
+        if not self._standing.before:
+            return
+        earlier = EarlierEpochs(
+            *(self._engines, self._checkpoints, self._store, self._key.public_key),
+            *(self._standing, self._evidence),
+        )
+        with suppress(merkle.TileMissing):  # found above, or the tree is still being made
+            for one in earlier.broken(self._earlier):
+                kind = Kind.ROLLED_BACK if one.lost else Kind.ALTERED
+                self._verdict.add(kind, one.events + 1, one.where)
+        self._verdict.lost = earlier.lost
 
     # -- walking the log --------------------------------------------------------------------------
 

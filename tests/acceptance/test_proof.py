@@ -198,6 +198,7 @@ def test_what_was_done_to_the_log_is_named_by_kind_and_place(site: Installation)
         "ok": True,
         "size": json.loads(kept.read_text().split("\n")[1]),
         "signed": json.loads(kept.read_text().split("\n")[1]),
+        "lost": 0,
         "trust": "operator-trusted",
         "problems": [],
         "more": 0,

@@ -30,13 +30,13 @@ def test_a_certificate_of_a_restored_database_verifies(house: House) -> None:
         room = house.open_room(lapse, "erased", "ann")
         before = house.open_room(lapse, "erased before", "bob")
         lapse.sessions.erase(before, lapse.clock(), ACTOR)
-        lapse.checkpoints.make(lapse.clock())
+        brought_back = lapse.checkpoints.make(lapse.clock()).note
     backup = house.copy()
     with house.process() as lapse:
         kept = lapse.signers.checkpoints.verifier_key()
         for number in range(30):
             house.open_room(lapse, f"later-{number}", "cem")
-        lapse.checkpoints.make(lapse.clock())
+        lost = lapse.checkpoints.make(lapse.clock()).note
         lapse.sessions.erase(room, lapse.clock(), ACTOR)
     house.put_back(backup)
     with house.process(restore=True) as lapse:
@@ -45,6 +45,8 @@ def test_a_certificate_of_a_restored_database_verifies(house: House) -> None:
             made = session_certificate(lapse, one, lapse.clock())
             stated = verified(made, lapse.signers.certificates.public_key, kept)
             assert stated["log"]["origin"] == f"{kept.name}/epoch-2"
+        assert [lapse.verifier().verify(one).findings for one in (None, brought_back)] == [[], []]
+        assert [one.where for one in lapse.verifier().verify(lost).findings] == ["against"]
         of_another = VerifierKey(f"{kept.name}0", kept.public_key)
         with pytest.raises(CertificateInvalid):
             verified(made, lapse.signers.certificates.public_key, of_another)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from adapters.log.checkpoint import ALERT, published_reach
-from adapters.log.note import Note
+from adapters.log.note import Note, parse_note
 from domain.errors import LogForked
 from domain.policy import MINUTE
-from tests.adapters.test_verify import SIGNER, STORE, Proven, forge, proven_over
+from tests.adapters.test_verify import SIGNER, STORE, Proven, begin_epoch, forge, proven_over
 from tests.contracts.authors import TEN
 from tests.contracts.stores import open_sql_store
 
@@ -125,3 +125,50 @@ def test_what_nobody_signed_opens_no_epoch(proven: Proven) -> None:
     proven.evidence.put_checkpoint(9, 99, str(forged))
     with pytest.raises(LogForked):
         published_reach(proven.evidence, STORE, key)
+
+
+def restored(proven: Proven, epoch: int, last: str) -> None:
+    """As a restore leaves it: its event, and a tree that commits to the last checkpoint."""
+    begin_epoch(proven, epoch)
+    with proven.store.engines.write() as connection:
+        proven.tree.open_epoch(connection, epoch, parse_note(last).text)
+
+
+@pytest.mark.row("G5", "G10")
+def test_who_claims_that_there_was_a_restore_writes_no_other_history(proven: Proven) -> None:
+    """Whatever was signed before still binds: what the database keeps of it, and what others do."""
+    proven.write(40)
+    kept = proven.checkpoints.make(TEN).note
+    forge(proven, 9)
+    with proven.store.engines.write() as connection:
+        proven.tree.open_epoch(connection, 2, parse_note(kept).text)
+    proven.checkpoints.make(TEN + MINUTE)
+    assert proven.found() == [("altered", 1)]  # no event says so
+    begin_epoch(proven, 2)
+    proven.checkpoints.make(TEN + 2 * MINUTE)
+    for against in (None, kept):
+        assert proven.found(against) == [("altered", 1)]
+    proven.store.execute("DELETE FROM checkpoints WHERE epoch = 1")
+    assert [one.where for one in proven.verify().findings] == ["evidence"]
+    assert [one.where for one in proven.verify(kept, with_evidence=False).findings] == ["against"]
+
+
+def test_what_a_restore_lost_is_said(proven: Proven) -> None:
+    """What was brought back fits, the rest is counted; a checkpoint that somebody kept of it is not
+    fulfilled. Each restore begins one more epoch."""
+    proven.write(300)
+    first = proven.checkpoints.make(TEN).note
+    proven.write(20, 300)
+    lost = proven.checkpoints.make(TEN + MINUTE).note
+    proven.store.execute("DELETE FROM checkpoints WHERE size = 320")
+    proven.store.execute("DELETE FROM events WHERE position > 310")
+    proven.store.execute("UPDATE heads SET position = 310")
+    restored(proven, 2, lost)
+    proven.write(5, 400)
+    second = proven.checkpoints.make(TEN + 2 * MINUTE).note
+    assert proven.found(first) == []
+    assert proven.verify().lost == 10
+    assert proven.found(lost) == [("rolled_back", 311)]
+    restored(proven, 3, second)
+    proven.checkpoints.make(TEN + 3 * MINUTE)
+    assert [proven.found(one) for one in (first, second)] == [[], []]
