@@ -14,8 +14,8 @@ from adapters.evidence import Evidence, open_evidence
 from adapters.keyring.clock_guard import ClockGuard
 from adapters.keyring.escrow import Escrow
 from adapters.keyring.keyring import Keyring
+from adapters.keyring.moving import begin as begin_generations
 from adapters.keyring.opening import open_keyring, open_signers, store_of
-from adapters.keyring.reindexing import begin as begin_index
 from adapters.keyring.rotation import Rotation
 from adapters.keyring.signing import CHECKPOINTS, Signers, origin, public_keys
 from adapters.ledger.opening import open_ledger
@@ -249,7 +249,7 @@ def open_lapse(
         if create:
             lapse.keyring.keks.keep_escrow()
             _ = lapse.signers  # made, or refused, before anything is written
-            begin_index(engines, lapse.keyring.keks)
+            begin_generations(engines, lapse.keyring.keks)
         if create and restore:
             lapse.restoring.run()
             lapse.record_configured([one for one in policies if one not in applying])

@@ -42,7 +42,8 @@ PLACES: Mapping[tuple[str, str], str] = {
     "it was made of stays, so no hold is about it",
     ("adapters/keyring/generations.py", "_swap"): "wrapped keys, once they are copied",
     ("adapters/keyring/generations.py", "_drop_unfinished"): "copies that a killed move left",
-    ("adapters/keyring/reindexing.py", "_update"): "the same people, under the next index key",
+    ("adapters/keyring/reindexing.py", "_update"): "the same people, under the next generation key",
+    ("adapters/keyring/relayering.py", "_update"): "the same keys, under the next generation key",
 }
 THROUGH: frozenset[tuple[str, str]] = frozenset({("adapters/log/event_log.py", "_write_fresh")})
 """What every deletion that is `MARKED` comes through."""

@@ -14,6 +14,8 @@ from domain.ports import Buffer
 KEY = 32
 _NONCE = 12
 _TAG = 16
+OVERHEAD = _NONCE + _TAG
+"""Bytes by which a sealed value is longer than what is in it."""
 
 
 def seal(key: bytes | bytearray, plaintext: Buffer, place: bytes) -> bytes:

@@ -29,8 +29,8 @@ from adapters.keyring.generations import (
 )
 from adapters.keyring.keks import EscrowState, Kek
 from adapters.keyring.keyring import Keyring
+from adapters.keyring.moving import Moving, keks_of_generations
 from adapters.keyring.opening import require_known, store_of
-from adapters.keyring.reindexing import Reindexing, keks_of_index
 from adapters.log.engine import Engines
 from domain.errors import LapseError, RotationHeld
 from domain.policy import MINUTE
@@ -260,7 +260,7 @@ class Rotation:
             self._move(now)
             return
         self._secrets.rewrap()
-        self._reindex()
+        self._move_rows()
         unused = {kek.id for kek in self._keks.keks()[:-1] if kek.retired_at is None} - rows.keys()
         if unused:
             self._keks.retire(unused, now)
@@ -273,7 +273,7 @@ class Rotation:
         generation = Generation(self._engines, self._keks, self._fence, self._step, self._page)
         generation.move()
         self._kept = generation.kept
-        self._reindex()
+        self._move_rows()
         *earlier, current = self._keks.keks()
         still = rows_per_kek(self._engines).keys()
         unused = {kek.id for kek in earlier if kek.retired_at is None or kek.id in before} - still
@@ -285,9 +285,9 @@ class Rotation:
         _log.info("rotate", operation="move", result="done", **vars(done))
         return done
 
-    def _reindex(self) -> None:
-        """Before a KEK is retired: until then it may still have to open an index key."""
-        Reindexing(self._engines, self._keks, self._fence, self._step, self._page).move()
+    def _move_rows(self) -> None:
+        """Before a KEK is retired: until then it may still have to open a generation key."""
+        Moving(self._engines, self._keks, self._fence, self._step, self._page).move()
 
     def _note_current(self) -> None:
         if self._keks.keks()[-1].id not in known.checks(self._engines):
@@ -307,7 +307,7 @@ class Rotation:
         named = over.keys() & rows_per_kek(self._engines).keys()
         if named:
             self._settled = ""  # of a restored backup: they are moved first
-        going = over.keys() - named - self._secrets.keks() - keks_of_index(self._engines)
+        going = over.keys() - named - self._secrets.keks() - keks_of_generations(self._engines)
         with self._engines.write() as connection:
             self._fence(connection)
             destruction.begin(connection, [over[kek] for kek in going], now)

@@ -54,6 +54,7 @@ from adapters.log.wakeups import Wakeups
 from adapters.vault import item_rows, parts
 from adapters.vault import rows as vault_rows
 from adapters.vault.holds import fold_holds, holds_of_people
+from adapters.vault.keys_in_use import Writing
 from adapters.vault.lookups import SubjectLookups
 from domain.errors import (
     ClockHeld,
@@ -457,12 +458,13 @@ class SqlLog:
         """From step 3 on: the sessions that exist are locked and their versions are right."""
         self._drop_over_limit(connection, batch)
         self._insert_sessions(connection, batch)
-        self._admit(connection, batch)
+        writing = self.lookups.in_use.writing(connection)
+        self._admit(connection, batch, writing)
         batch.accepted = [index for index, _ in batch.waiting()]
         accepted = [batch.appends[index] for index in batch.accepted]
         _fold(connection, accepted)
-        batch.gone = vault_rows.write(connection, self.lookups, accepted)
-        batch.gone += parts.erase(connection, batch.parts, batch.now)
+        batch.gone = vault_rows.write(connection, self.lookups, writing, accepted)
+        batch.gone += parts.erase(connection, writing, batch.parts, batch.now)
         batch.facts, batch.deeds = batch.beside(connection, batch.gone)
         # Every session of a policy counts on the same row: locked last, so that the rest of two
         # batches goes on side by side.
@@ -505,7 +507,7 @@ class SqlLog:
         session, or is held."""
         appends = [append for _, append in batch.waiting()]
         stale = parts.without_members(connection, appends) | parts.with_old_keys(
-            connection, appends
+            connection, self.lookups.in_use, appends
         )
         deleting = {a.session_id for _, a in batch.waiting() if a.deletes and a.before is not None}
         deleting |= {part.session_id for part in batch.parts}
@@ -608,13 +610,13 @@ class SqlLog:
             if session_id not in inserted:
                 batch.refuse(index, SessionExists(session_id))
 
-    def _admit(self, connection: Connection, batch: _Batch) -> None:
+    def _admit(self, connection: Connection, batch: _Batch, writing: Writing) -> None:
         """Drop those whose subjects changed since they were read; their new sessions go again."""
         concerned = [a for _, a in batch.waiting() if a.changes is not NO_CHANGES or a.erases]
         leaving = sorted({subject for part in batch.parts for subject in part.found.subjects})
         if not concerned and not leaving:
             return
-        stale = vault_rows.admit(connection, self.lookups, concerned, leaving)
+        stale = vault_rows.admit(connection, writing, concerned, leaving)
         for index, append in batch.waiting():
             if append.session_id in stale:
                 batch.refuse(index, Conflict(append.session_id))

@@ -13,7 +13,7 @@ from adapters.log import bulk
 from adapters.log.engine import Engines
 from adapters.log.event_log import append_facts
 from adapters.log.schema import access_parts, access_requests, access_sessions, subject_keys
-from adapters.vault import item_rows
+from adapters.vault import item_rows, layers
 from adapters.vault.lookups import SubjectLookups
 from domain.access import AccessRequest, AccessStatus
 from domain.errors import Conflict
@@ -224,6 +224,13 @@ class SqlHoldings:
             "AND d.tier = 'identity' AND d.token = i.token AND d.subject = i.subject "
             "WHERE i.partition = 0 AND i.subject = {mark} ORDER BY i.session_id, i.token"
         )
+        with self._engines.read() as connection:
+            rows = layers.select(
+                self._lookups.in_use,
+                connection,
+                lambda: self._run(connection, query, subject),
+                lambda row: ((row[0], "identity", row[1], subject), row[7]),
+            )
         return [
             Place(
                 session_id,
@@ -233,12 +240,10 @@ class SqlHoldings:
                 SubjectKey(
                     self._lookups.hash_of(bytes(lookup)), subject, kek, bytes(own), fresh=False
                 ),
-                bytes(wrapped),
+                wrapped,
                 bytes(sealed),
             )
-            for session_id, token, role, current, lookup, kek, own, wrapped, sealed in self._rows(
-                query, subject
-            )
+            for (session_id, token, role, current, lookup, kek, own, _, sealed), wrapped in rows
         ]
 
     def members(self, session_id: str, tokens: Collection[str]) -> Sequence[Member]:
@@ -268,4 +273,7 @@ class SqlHoldings:
 
     def _rows(self, query: str, *values: Any) -> Sequence[Any]:
         with self._engines.read() as connection:
-            return connection.exec_driver_sql(query.format(mark=self._mark), values).fetchall()
+            return self._run(connection, query, *values)
+
+    def _run(self, connection: Connection, query: str, *values: Any) -> Sequence[Any]:
+        return connection.exec_driver_sql(query.format(mark=self._mark), values).fetchall()

@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from adapters.log import bulk
-from adapters.log.schema import data_keys, items, partials, subject_keys, uploads
+from adapters.log.schema import items, partials, subject_keys, uploads
+from adapters.vault import layers
+from adapters.vault.keys_in_use import Writing
 from domain.ports import Append, Deletion, ItemHead, Partial
 from domain.session import Kept, Scope
 from domain.timeline import covers
@@ -38,7 +40,7 @@ def kept(connection: Connection, session_ids: Sequence[str]) -> Mapping[str, Seq
     return found
 
 
-def write_stored(connection: Connection, accepted: Sequence[Append]) -> None:
+def write_stored(connection: Connection, writing: Writing, accepted: Sequence[Append]) -> None:
     """What these appends store."""
     storing = [(append.session_id, append.changes) for append in accepted if append.changes.stores]
     if not storing:
@@ -50,10 +52,9 @@ def write_stored(connection: Connection, accepted: Sequence[Append]) -> None:
         ("subject", "kek", "wrapped"),
         [(key.subject, key.kek, key.wrapped) for key in joint],
     )
-    bulk.insert(
+    layers.insert(
         connection,
-        data_keys,
-        ("session_id", "tier", "token", "subject", "wrapped"),
+        writing,
         [
             (key.session_id, str(key.tier), key.token, key.subject.subject, key.wrapped)
             for _, changes in storing

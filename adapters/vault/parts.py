@@ -20,7 +20,8 @@ from adapters.log.schema import (
     subject_index,
     uploads,
 )
-from adapters.vault import item_rows
+from adapters.vault import item_rows, layers
+from adapters.vault.keys_in_use import KeysInUse, Writing
 from adapters.vault.outdated import outdate
 from adapters.vault.rows import delete_subjects
 from domain.errors import Conflict
@@ -116,7 +117,7 @@ def without_members(connection: Connection, appends: Iterable[Append]) -> set[st
     return {session_id for session_id, _ in named - known}
 
 
-def with_old_keys(connection: Connection, appends: Iterable[Append]) -> set[str]:
+def with_old_keys(connection: Connection, in_use: KeysInUse, appends: Iterable[Append]) -> set[str]:
     """Sessions whose authors sealed under a joint key that another took the place of."""
     used = {
         (key.session_id, str(key.tier), key.token): key.wrapped
@@ -124,8 +125,14 @@ def with_old_keys(connection: Connection, appends: Iterable[Append]) -> set[str]
         for key in append.changes.relies_on
     }
     key = ("session_id", "tier", "token")
-    rows = bulk.select_rows(connection, data_keys, key, (*key, "wrapped"), sorted(used))
-    known = {tuple(row[:3]): bytes(row[3]) for row in rows}
+    columns = (*key, "subject", "wrapped")
+    rows = layers.select(
+        in_use,
+        connection,
+        lambda: bulk.select_rows(connection, data_keys, key, columns, sorted(used)),
+        lambda row: ((row[0], row[1], row[2], row[3]), row[4]),
+    )
+    known = {tuple(row[:3]): wrapped for row, wrapped in rows}
     return {place[0] for place, wrapped in used.items() if known.get(place) != wrapped}
 
 
@@ -143,7 +150,7 @@ def _named(changes: Changes) -> set[str]:
 # -- how it goes ------------------------------------------------------------------------------
 
 
-def erase(connection: Connection, erased: Sequence[Part], now: int) -> list[str]:
+def erase(connection: Connection, writing: Writing, erased: Sequence[Part], now: int) -> list[str]:
     """These parts go; the subjects who are left in no session, whose keys went too.
 
     Called only for what `domain/use_cases/erase.py` made, with the sessions and the people locked.
@@ -158,7 +165,7 @@ def erase(connection: Connection, erased: Sequence[Part], now: int) -> list[str]
             raise Conflict(part.session_id)
     _delete(connection, erased)
     _rewrite(connection, erased)
-    _write_joint(connection, erased)
+    _write_joint(connection, writing, erased)
     _look_again(connection, erased, now)
     copies = outdate(connection, sorted({part.session_id for part in erased}))
     subjects = sorted({subject for part in erased for subject in part.found.subjects})
@@ -208,21 +215,14 @@ def _rewrite(connection: Connection, erased: Sequence[Part]) -> None:
         bulk.update(connection, table, ("session_id", column), ("participants",), renamed)
 
 
-def _write_joint(connection: Connection, erased: Sequence[Part]) -> None:
+def _write_joint(connection: Connection, writing: Writing, erased: Sequence[Part]) -> None:
     """The joint figures, and the keys that seal what was rewritten."""
     rows = [
         (key.session_id, str(key.tier), key.token, key.subject.subject, key.wrapped)
         for part in erased
         for key in part.keys
     ]
-    bulk.insert(
-        connection,
-        data_keys,
-        ("session_id", "tier", "token", "subject", "wrapped"),
-        rows,
-        "ON CONFLICT (partition, session_id, tier, token, subject) "
-        "DO UPDATE SET wrapped = excluded.wrapped",
-    )
+    layers.insert(connection, writing, rows, layers.REPLACING)
     figures = [
         item_rows.partial_row(part.session_id, part.partial)
         for part in erased

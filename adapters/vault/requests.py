@@ -20,7 +20,8 @@ from adapters.log.schema import (
     subject_holds,
     subject_keys,
 )
-from adapters.vault import parts
+from adapters.vault import layers, parts
+from adapters.vault.keys_in_use import KeysInUse
 from adapters.vault.lookups import SubjectLookups
 from domain.erasure import ErasureRequest, Status
 from domain.errors import Conflict, HoldUnknown, SubjectUnknown
@@ -83,7 +84,7 @@ class SqlRequests:
         with self._engines.write() as connection:
             if not _insert(connection, row):
                 return self._standing(connection, row)
-            _write_keys(connection, row, joint, key)
+            _write_keys(connection, self._log.lookups.in_use, row, joint, key)
             append_facts(connection, facts, row.request.requested_at)
         self._log.wakeups.notify()
         return row
@@ -113,14 +114,19 @@ class SqlRequests:
 
     def key_of(self, request_id: str) -> DataKey | None:
         query = (
-            "SELECT d.wrapped, k.kek, k.wrapped FROM data_keys d JOIN subject_keys k "
+            "SELECT d.wrapped, d.subject, k.kek, k.wrapped FROM data_keys d JOIN subject_keys k "
             "ON k.partition = d.partition AND k.subject = d.subject "
             f"WHERE d.partition = 0 AND d.tier = '{TIER}' AND d.session_id IN ({{ids}})"
         )
         with self._engines.read() as connection:
-            for wrapped, kek, own in bulk.select_in(connection, query, [request_id]):
+            for (_, _, kek, own), wrapped in layers.select(
+                self._log.lookups.in_use,
+                connection,
+                lambda: bulk.select_in(connection, query, [request_id]),
+                lambda row: ((request_id, str(TIER), "", row[1]), row[0]),
+            ):
                 subject = SubjectKey(b"", request_id, kek, bytes(own), fresh=False)
-                return DataKey(request_id, TIER, "", subject, bytes(wrapped))
+                return DataKey(request_id, TIER, "", subject, wrapped)
         return None
 
     def page(self, after: str, limit: int, status: Status | None = None) -> Sequence[RequestRow]:
@@ -224,7 +230,7 @@ class SqlRequests:
         with self._engines.write() as connection:
             written = _insert(connection, row)
             if written:
-                _write_keys(connection, row, joint, key)
+                _write_keys(connection, self._log.lookups.in_use, row, joint, key)
                 append_facts(connection, facts, now)
             self._log.remember(connection, ())
         self._log.wakeups.notify()
@@ -232,7 +238,11 @@ class SqlRequests:
 
 
 def _write_keys(
-    connection: Connection, row: RequestRow, joint: SubjectKey | None, key: DataKey | None
+    connection: Connection,
+    in_use: KeysInUse,
+    row: RequestRow,
+    joint: SubjectKey | None,
+    key: DataKey | None,
 ) -> None:
     """What seals the identifiers of a request."""
     if joint is None or key is None:
@@ -243,10 +253,9 @@ def _write_keys(
         ("subject", "kek", "wrapped"),
         [(joint.subject, joint.kek, joint.wrapped)],
     )
-    bulk.insert(
+    layers.insert(
         connection,
-        data_keys,
-        ("session_id", "tier", "token", "subject", "wrapped"),
+        in_use.writing(connection),
         [(row.request.id, str(TIER), "", joint.subject, key.wrapped)],
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from adapters.keyring.index_keys import IndexKeys
+from adapters.keyring.generation_keys import GenerationKeys
 from adapters.log import bulk
 from adapters.log.engine import Engines
 from adapters.log.schema import (
@@ -26,8 +26,9 @@ from adapters.log.schema import (
     subjects,
     uploads,
 )
-from adapters.vault import item_rows
+from adapters.vault import item_rows, layers
 from adapters.vault.item_rows import delete_stored, write_stored
+from adapters.vault.keys_in_use import Writing
 from adapters.vault.lookups import SubjectLookups
 from adapters.vault.outdated import outdate
 from domain.ports import (
@@ -56,7 +57,7 @@ TIER_IDENTITY = "identity"
 
 def admit(
     connection: Connection,
-    lookups: SubjectLookups,
+    writing: Writing,
     appends: Sequence[Append],
     leaving: Collection[str] = (),
 ) -> set[str]:
@@ -68,7 +69,7 @@ def admit(
     not among these.
     """
     wanted = {a.subject.lookup: a.subject for append in appends for a in append.changes.admitted}
-    keys = lookups.for_writing(connection) if wanted else None
+    keys = writing.keys if wanted else None
     places = keys.places(wanted) if keys is not None else {}
     fresh = _stored_anew(connection, keys, wanted) if keys is not None else {}
     inserted = bulk.insert_new(
@@ -105,7 +106,7 @@ def admit(
 
 
 def _stored_anew(
-    connection: Connection, keys: IndexKeys, wanted: Mapping[bytes, SubjectKey]
+    connection: Connection, keys: GenerationKeys, wanted: Mapping[bytes, SubjectKey]
 ) -> dict[bytes, SubjectKey]:
     """Those who were new when they were read, by what a row of theirs will hold. Not those who
     stand under an earlier key: no row is written under one any more, so there will be none later.
@@ -138,15 +139,17 @@ def use_invites(connection: Connection, appends: Sequence[Append]) -> set[str]:
     return refused
 
 
-def write(connection: Connection, lookups: SubjectLookups, accepted: Sequence[Append]) -> list[str]:
+def write(
+    connection: Connection, lookups: SubjectLookups, writing: Writing, accepted: Sequence[Append]
+) -> list[str]:
     """The vault's part of a batch; the subjects who are in no session any more."""
     admitted = [(append.session_id, a) for append in accepted for a in append.changes.admitted]
-    _write_index(connection, lookups, accepted, admitted)
+    _write_index(connection, lookups, writing, accepted, admitted)
     _write_presence(connection, accepted, admitted)
     made = [append.changes.invited for append in accepted if append.changes.invited is not None]
     bulk.insert(connection, invites, ("invite", "session_id", "uses", "expires_at"), sorted(made))
     delete_stored(connection, accepted)
-    write_stored(connection, accepted)
+    write_stored(connection, writing, accepted)
     copies = outdate(connection, sorted({a.session_id for a in accepted if a.deletes}))
     return copies + _delete(connection, [a.session_id for a in accepted if a.erases])
 
@@ -183,6 +186,7 @@ def _subjects_of(connection: Connection, session_ids: Sequence[str]) -> list[str
 def _write_index(
     connection: Connection,
     lookups: SubjectLookups,
+    writing: Writing,
     accepted: Sequence[Append],
     admitted: Sequence[tuple[str, Admission]],
 ) -> None:
@@ -195,13 +199,11 @@ def _write_index(
         # Somebody who takes an earlier name back.
         again + "UPDATE SET current = 1, sealed = excluded.sealed",
     )
-    bulk.insert(
+    layers.insert(
         connection,
-        data_keys,
-        ("session_id", "tier", "token", "subject", "wrapped"),
+        writing,
         [(sid, TIER_IDENTITY, a.token, a.subject.subject, a.wrapped) for sid, a in admitted],
-        "ON CONFLICT (partition, session_id, tier, token, subject) "
-        "DO UPDATE SET wrapped = excluded.wrapped",
+        layers.REPLACING,
     )
     retired = [
         (append.session_id, token, name, 0)
@@ -421,7 +423,6 @@ class SqlVault:
         return [Member(*row) for row in self._select(query, [session_id])]
 
     def identities(self, session_id: str, after: str, limit: int) -> Sequence[SealedIdentity]:
-        mark = "?" if self._engines.dialect == "sqlite" else "%s"
         query = (
             "SELECT p.session_id, p.token, p.joined_at, p.last_seen_at, p.left_at, "
             "s.lookup, s.subject, k.kek, k.wrapped, d.wrapped, i.sealed FROM subject_index i "
@@ -431,20 +432,23 @@ class SqlVault:
             "JOIN subject_keys k ON k.partition = i.partition AND k.subject = i.subject "
             "JOIN data_keys d ON d.partition = i.partition AND d.session_id = i.session_id "
             f"AND d.tier = '{TIER_IDENTITY}' AND d.token = i.token AND d.subject = i.subject "
-            f"WHERE i.partition = 0 AND i.session_id = {mark} AND i.token > {mark} "
+            "WHERE i.partition = 0 AND i.session_id = {mark} AND i.token > {mark} "
             "AND i.role = 'participant' AND i.current = 1 "
-            f"ORDER BY i.token LIMIT {mark}"
+            "ORDER BY i.token LIMIT {mark}"
         )
-        with self._engines.read() as connection:
-            rows = connection.exec_driver_sql(query, (session_id, after, limit)).fetchall()
+        rows = self._layered_rows(
+            query,
+            (session_id, after, limit),
+            lambda row: ((session_id, TIER_IDENTITY, row[1], row[6]), row[9]),
+        )
         return [
             SealedIdentity(
                 Member(*row[:5]),
                 SubjectKey(self._hash(row[5]), row[6], row[7], bytes(row[8]), fresh=False),
-                wrapped=bytes(row[9]),
+                wrapped=wrapped,
                 sealed=bytes(row[10]),
             )
-            for row in rows
+            for row, wrapped in rows
         ]
 
     def invite(self, name: bytes) -> Invite | None:
@@ -466,11 +470,14 @@ class SqlVault:
             f"WHERE d.partition = 0 AND d.session_id = {{mark}} AND d.tier = {{mark}} {which}"
         )
         values = (session_id, str(tier)) if token is None else (session_id, str(tier), token)
+        rows = self._layered_rows(
+            query, values, lambda row: ((session_id, str(tier), row[0], row[3]), row[4])
+        )
         keys = {}
-        for whose, kek, own, subject, wrapped, lookup in self._rows(query, *values):
+        for (whose, kek, own, subject, _, lookup), wrapped in rows:
             known = b"" if lookup is None else self._hash(lookup)
             person = SubjectKey(known, subject, kek, bytes(own), fresh=False)
-            keys[whose] = DataKey(session_id, tier, whose, person, bytes(wrapped))
+            keys[whose] = DataKey(session_id, tier, whose, person, wrapped)
         return keys
 
     def joint(self, session_ids: Sequence[str]) -> Mapping[str, Joint]:
@@ -484,12 +491,17 @@ class SqlVault:
             "WHERE partition = 0 AND token = '' AND session_id IN ({ids})"
         )
         with self._engines.read() as connection:
-            sealing = bulk.select_in(connection, query, session_ids)
+            sealing = layers.select(
+                self._lookups.in_use,
+                connection,
+                lambda: bulk.select_in(connection, query, session_ids),
+                lambda row: ((row[0], row[1], "", row[0]), row[4]),
+            )
             rows = bulk.select_in(connection, figures, session_ids)
         keys: dict[str, dict[Scope, DataKey]] = {}
-        for session_id, tier, kek, own, wrapped in sealing:
+        for (session_id, tier, kek, own, _), wrapped in sealing:
             subject = SubjectKey(b"", session_id, kek, bytes(own), fresh=False)
-            key = DataKey(session_id, Scope(tier), "", subject, bytes(wrapped))
+            key = DataKey(session_id, Scope(tier), "", subject, wrapped)
             keys.setdefault(session_id, {})[key.tier] = key
         partials = {row[0]: Partial("", bytes(row[1]), tuple(row[2].split())) for row in rows}
         return {
@@ -600,6 +612,19 @@ class SqlVault:
         mark = "?" if self._engines.dialect == "sqlite" else "%s"
         with self._engines.read() as connection:
             return connection.exec_driver_sql(query.format(mark=mark), values).fetchall()
+
+    def _layered_rows(
+        self, query: str, values: tuple[Any, ...], locate: layers.Locate
+    ) -> list[tuple[Any, bytes]]:
+        mark = "?" if self._engines.dialect == "sqlite" else "%s"
+        statement = query.format(mark=mark)
+        with self._engines.read() as connection:
+            return layers.select(
+                self._lookups.in_use,
+                connection,
+                lambda: connection.exec_driver_sql(statement, values).fetchall(),
+                locate,
+            )
 
     def see(self, seen: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
         """The session rows are locked against a sweep while presence moves: a heartbeat either

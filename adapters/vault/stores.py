@@ -256,7 +256,7 @@ STORES: Mapping[str, Store] = {
     ),
     "bookmarks": _store("partition name value", "keyed hashes of sources, counts of lines"),
     "leases": _store("name holder until", "names of processes"),
-    "meta": _store("name value", "check values of keys, secrets and index keys, wrapped"),
+    "meta": _store("name value", "check values of keys, secrets and generation keys, wrapped"),
     "alembic_version": _store("version_num", "the number of the schema"),
     "presence": _store(
         "partition session_id token joined_at last_seen_at left_at",

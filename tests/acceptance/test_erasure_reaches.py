@@ -26,7 +26,7 @@ from tests.acceptance import databases
 from tests.acceptance.clients import Client, client
 from tests.acceptance.commands import FAILED, Installation, micros
 from tests.acceptance.free_text import Place, free_text
-from tests.independent.opening import Label, Sealed, keks_of, opened, place
+from tests.independent.opening import Label, Sealed, generations_of, keks_of, opened, place
 from tests.servers import PostgresServer, find_programs, wait_until
 
 POLICIES = """
@@ -129,8 +129,11 @@ def sealed_in(url: str) -> Sealed:
     copies = databases.rows(
         url, "SELECT request_id, wrapped FROM access_requests WHERE wrapped IS NOT NULL"
     )
+    meta = dict(databases.rows(url, "SELECT name, value FROM meta"))
+    generations = generations_of(bytes(meta["store"]).decode(), bytes(meta["subject-index"]))
     of_copies = {(id_, "full", "", id_, wrapped) for id_, wrapped in copies}
     return Sealed(
+        generations,
         frozenset((row[0], row[1]) for row in subject_keys),
         frozenset((*row[:4], row[4]) for row in data_keys) | frozenset(of_copies),
         values,
@@ -185,7 +188,6 @@ class Planter:
     def session(self, policy: str) -> str:
         """A session in which everything that can be stored is, sealed for each kind of person."""
         self._sessions += 1
-        # Nobody is in two of them: whose key lives on is another matter (see the document).
         body = {"policy": policy, "owner": canary(f"owner-{self._sessions}")}
         key = canary("key-of-create") + str(self._sessions)
         found = self._must("create", 201, "POST", "/v1/sessions", body, Idempotency_Key=key)
@@ -200,7 +202,8 @@ class Planter:
         )["token"]
         self.tokens[session] = ann
         invite = self._must("invite", 201, "POST", f"{path}/invites", {"uses": 2})["invite"]
-        person = {"subject": canary(f"guest-{self._sessions}"), "name": canary("guest-name")}
+        # Who is in all of them: their key lives on when a session, or a part of it, is erased.
+        person = {"subject": canary("guest"), "name": canary("guest-name")}
         bob = self._must("redeem", 201, "POST", "/v1/invites/redeem", {**person, "invite": invite})[
             "token"
         ]

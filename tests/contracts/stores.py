@@ -59,9 +59,9 @@ class SqlStore(Store):
             return list(result) if result.returns_rows else []
 
     def unlock(self, keyring: Keyring) -> None:
-        """People are looked up under the index keys of this key store, once there are any."""
+        """People are looked up under the generation keys of this key store, once there are any."""
         assert isinstance(self.log, SqlLog)
-        self.log.lookups.unlock(keyring.keks)
+        self.log.lookups.in_use.unlock(keyring.keks)
 
     def empty(self) -> None:
         """As if it were new."""

@@ -10,12 +10,13 @@ from functools import partial
 
 import pytest
 
-from adapters.keyring import index_keys, reindexing
-from adapters.keyring.index_keys import STORED, IndexKeys, Kept, moved
+from adapters.keyring import generation_keys, steps
+from adapters.keyring.generation_keys import STORED, GenerationKeys, Kept, moved
 from adapters.keyring.keyring import Keyring
-from adapters.keyring.reindexing import Reindexing, begin
+from adapters.keyring.moving import Moving, begin
 from adapters.keyring.rotation import SETTLE, Rotation
 from adapters.log.engine import open_engines
+from adapters.vault.keys_in_use import KeysInUse
 from adapters.vault.lookups import SubjectLookups
 from adapters.vault.rows import SqlVault
 from domain.errors import Conflict, KeyUnavailable, StoreBusy
@@ -44,12 +45,12 @@ def indexed(sql_store: SqlStore, keyring: Keyring) -> Keyring:
 
 def kept(store: SqlStore) -> Kept:
     with store.engines.read() as connection:
-        return index_keys.read(connection)
+        return generation_keys.read(connection)
 
 
-def opened(store: SqlStore, keyring: Keyring) -> IndexKeys:
+def opened(store: SqlStore, keyring: Keyring) -> GenerationKeys:
     name = store.execute("SELECT value FROM meta WHERE name = 'store'")[0][0]
-    return index_keys.open_keys(kept(store), keyring.keks, bytes(name).decode(), {})
+    return generation_keys.open_keys(kept(store), keyring.keks, bytes(name).decode(), {})
 
 
 def rows(store: SqlStore) -> list[bytes]:
@@ -261,7 +262,7 @@ def test_a_new_key_waits_for_those_who_write_under_the_old_one(
     key_store: KeyStore, postgresql_store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives way after a while, and the next look finishes it; what they wrote is moved, too."""
-    monkeypatch.setattr(reindexing, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(steps, "LOCK_SECONDS", 0.05)
     store = postgresql_store
     keyring = key_store.open(store.engines)
     store.unlock(keyring)
@@ -269,7 +270,7 @@ def test_a_new_key_waits_for_those_who_write_under_the_old_one(
     rotation = key_store.rotation(store.engines)
     lookup = keyring.lookup("subject", "ann")
     with open_engines(store.url).write() as connection:
-        keys = SubjectLookups(store.engines, keyring.keks).for_writing(connection)
+        keys = KeysInUse(keyring.keks).writing(connection).keys
         (stored,) = keys.current([lookup])
         insert = "INSERT INTO subjects (partition, lookup, subject) VALUES (0, %s, 'subject-ann')"
         with pytest.raises(StoreBusy):
@@ -287,7 +288,7 @@ def test_a_row_that_somebody_holds_is_moved_when_they_let_go(
     key_store: KeyStore, postgresql_store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile all others are under the new key, and everybody is found."""
-    monkeypatch.setattr(reindexing, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(steps, "LOCK_SECONDS", 0.05)
     store = postgresql_store
     keyring = key_store.open(store.engines)
     store.unlock(keyring)
@@ -325,7 +326,7 @@ def test_a_damaged_row_does_not_stop_a_move(
 # -- what an old copy is worth ----------------------------------------------------------------
 
 
-def guesses(keys: IndexKeys, hashed: bytes) -> set[bytes]:
+def guesses(keys: GenerationKeys, hashed: bytes) -> set[bytes]:
     """Everything that a row of this person could hold."""
     return {*keys.places([hashed]), hashed, hashed[:16]}
 
@@ -342,7 +343,7 @@ def test_an_old_copy_tells_nothing_once_its_key_is_destroyed(
     store = bytes(sql_store.execute("SELECT value FROM meta WHERE name = 'store'")[0][0]).decode()
     rotation = key_store.rotation(sql_store.engines)
     rotation.rotate()
-    before = index_keys.open_keys(copied, key_store.open(sql_store.engines).keks, store, {})
+    before = generation_keys.open_keys(copied, key_store.open(sql_store.engines).keks, store, {})
     assert guesses(before, hashed) & set(copy)
     key_store.wall.now += WINDOW + DAY
     for _ in range(3):
@@ -351,7 +352,7 @@ def test_an_old_copy_tells_nothing_once_its_key_is_destroyed(
     today = key_store.open(sql_store.engines)
     assert copied.keys[0].kek not in {kek.id for kek in today.keks.keks()}
     with pytest.raises(KeyUnavailable):
-        index_keys.open_keys(copied, today.keks, store, {})
+        generation_keys.open_keys(copied, today.keks, store, {})
     assert not guesses(opened(sql_store, today), hashed) & set(copy)
     assert guesses(opened(sql_store, today), hashed) & set(rows(sql_store))
 
@@ -363,7 +364,7 @@ def test_a_backup_within_the_window_brings_its_key_along(
     sql_store.log.submit(admitting(indexed, "room", *NAMES), TEN)
     tables = {
         name: sql_store.execute(f"SELECT * FROM {name}")
-        for name in ("meta", "subjects", "subject_keys")
+        for name in ("meta", "subjects", "subject_keys", "data_keys")
     }
     rotation = key_store.rotation(sql_store.engines)
     rotation.rotate()
@@ -388,10 +389,10 @@ def test_the_index_key_outlives_no_kek_that_it_needs(
     rotation = key_store.rotation(sql_store.engines)
     with monkeypatch.context() as patch:
 
-        def refuse(_: Reindexing) -> None:
+        def refuse(_: Moving) -> None:
             raise StoreBusy("held")
 
-        patch.setattr(Reindexing, "move", refuse)
+        patch.setattr(Moving, "move", refuse)
         with pytest.raises(StoreBusy):
             rotation.rotate()
         for _ in range(3):
@@ -407,7 +408,7 @@ def test_the_index_key_outlives_no_kek_that_it_needs(
 def test_the_permutation_is_aes_of_one_block() -> None:
     """FIPS 197, appendix C.3, and back."""
     key, plain = bytes(range(32)), bytes.fromhex("00112233445566778899aabbccddeeff")
-    keys = IndexKeys(Kept(plain=False, keys=()), {b"kid1": key})
+    keys = GenerationKeys(Kept(plain=False, keys=()), {b"kid1": key})
     (stored,) = keys.current([plain + b"the rest of a hash"])
     assert stored == b"kid1" + bytes.fromhex("8ea2b7ca516745bfeafc49904b496089")
     assert keys.hash_of(stored) == plain

@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from adapters.keyring import generations, index_keys
+from adapters.keyring import generation_keys, generations
 from adapters.keyring.generations import NEXT
 from adapters.keyring.keyring import Keyring
 from adapters.keyring.rotation import LEASE, SETTLE, Rotation
@@ -71,7 +71,7 @@ def wrapped_bytes(store: SqlStore) -> set[bytes]:
 def index_keks(store: SqlStore) -> list[str]:
     """The KEKs of the index keys under which people stand."""
     with store.engines.read() as connection:
-        kept = index_keys.read(connection)
+        kept = generation_keys.read(connection)
     ids = {bytes(row[0])[:4] for row in store.execute("SELECT lookup FROM subjects")}
     assert ids == {one.kid for one in kept.keys}
     assert not kept.plain
