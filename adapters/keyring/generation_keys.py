@@ -48,7 +48,7 @@ STAMP = 8
 _PLACE = b"lapse/index-key/v1"
 _LAYER = b"lapse/data-key-layer/v1"
 
-Place = tuple[str, str, str, str]
+KeyPlace = tuple[str, str, str, str]
 """Of a row of `data_keys`: session, tier, token, subject."""
 
 
@@ -132,7 +132,7 @@ class GenerationKeys:
         """The keys of the layers around data keys."""
         return {kid: _layer_key(key) for kid, key in self.keys.items()}
 
-    def layered(self, place: Place, wrapped: bytes) -> bytes:
+    def layered(self, place: KeyPlace, wrapped: bytes) -> bytes:
         """How a row holds this wrapped data key that is written now."""
         if not self.keys:
             return wrapped
@@ -147,7 +147,7 @@ class GenerationKeys:
         """Whether a row need not be moved."""
         return len(stored) == LAYERED and stored[:KID] == self._current
 
-    def wrapped_in(self, place: Place, stored: bytes) -> bytes:
+    def wrapped_in(self, place: KeyPlace, stored: bytes) -> bytes:
         """The wrapped data key behind what a row holds. What is damaged stays as it is: it does not
         open with the subject's key either, and whoever needs it is told there."""
         if len(stored) != LAYERED or stored[:KID] not in self.keys:
@@ -195,7 +195,7 @@ def _layer_key(key: bytes) -> bytes:
     return HKDF(SHA256(), KEY, salt=None, info=_LAYER).derive(key)
 
 
-def _layer_place(place: Place) -> bytes:
+def _layer_place(place: KeyPlace) -> bytes:
     return b"\0".join((_LAYER, *(part.encode() for part in place)))
 
 

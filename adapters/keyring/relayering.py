@@ -9,17 +9,17 @@ from collections.abc import Collection, Iterable, Mapping
 
 from sqlalchemy import Connection
 
-from adapters.keyring.generation_keys import LAYERED, WRAPPED, GenerationKeys, Place
+from adapters.keyring.generation_keys import LAYERED, WRAPPED, GenerationKeys, KeyPlace
 from adapters.keyring.steps import Steps
 from adapters.log import bulk
 
 _KEY = "session_id, tier, token, subject"
-_FIRST: Place = ("", "", "", "")
+_FIRST: KeyPlace = ("", "", "", "")
 
 
 def move(steps: Steps, keys: GenerationKeys) -> None:
     """Raises StoreError; then some rows may be under either key."""
-    after, held = _FIRST, set[Place]()
+    after, held = _FIRST, set[KeyPlace]()
     while rows := _page(steps, after):
         after = max(rows)
         held |= _move_page(steps, _fresh(keys, rows), rows)
@@ -27,7 +27,7 @@ def move(steps: Steps, keys: GenerationKeys) -> None:
         _move_one(steps, keys, place)
 
 
-def _page(steps: Steps, after: Place) -> Mapping[Place, bytes]:
+def _page(steps: Steps, after: KeyPlace) -> Mapping[KeyPlace, bytes]:
     with steps.engines.read() as connection:
         mark = _mark(connection)
         query = (
@@ -37,7 +37,7 @@ def _page(steps: Steps, after: Place) -> Mapping[Place, bytes]:
         return _rows(connection.exec_driver_sql(query, after))
 
 
-def _fresh(keys: GenerationKeys, rows: Mapping[Place, bytes]) -> dict[Place, bytes]:
+def _fresh(keys: GenerationKeys, rows: Mapping[KeyPlace, bytes]) -> dict[KeyPlace, bytes]:
     """What these rows are to hold, as far as they can be moved: damaged ones are left alone."""
     fresh = {}
     for place, stored in rows.items():
@@ -49,8 +49,8 @@ def _fresh(keys: GenerationKeys, rows: Mapping[Place, bytes]) -> dict[Place, byt
 
 
 def _move_page(
-    steps: Steps, fresh: Mapping[Place, bytes], before: Mapping[Place, bytes]
-) -> set[Place]:
+    steps: Steps, fresh: Mapping[KeyPlace, bytes], before: Mapping[KeyPlace, bytes]
+) -> set[KeyPlace]:
     """Those that somebody holds, or deleted."""
     if not fresh:
         return set()
@@ -61,7 +61,7 @@ def _move_page(
     return fresh.keys() - free.keys()
 
 
-def _move_one(steps: Steps, keys: GenerationKeys, place: Place) -> None:
+def _move_one(steps: Steps, keys: GenerationKeys, place: KeyPlace) -> None:
     """Alone, since whoever waits for us may be who we wait for."""
     with steps.write(waiting=True) as connection:
         mark = _mark(connection)
@@ -73,7 +73,7 @@ def _move_one(steps: Steps, keys: GenerationKeys, place: Place) -> None:
         _update(connection, _fresh(keys, _rows(connection.exec_driver_sql(query, place))))
 
 
-def _locked(connection: Connection, places: Collection[Place]) -> Mapping[Place, bytes]:
+def _locked(connection: Connection, places: Collection[KeyPlace]) -> Mapping[KeyPlace, bytes]:
     """What stands between the first and the last of these; without what somebody holds."""
     mark = _mark(connection)
     lock = "" if connection.dialect.name == "sqlite" else " FOR NO KEY UPDATE SKIP LOCKED"
@@ -85,7 +85,7 @@ def _locked(connection: Connection, places: Collection[Place]) -> Mapping[Place,
     return _rows(connection.exec_driver_sql(query, (*min(places), *max(places))))
 
 
-def _update(connection: Connection, fresh: Mapping[Place, bytes]) -> None:
+def _update(connection: Connection, fresh: Mapping[KeyPlace, bytes]) -> None:
     """These rows are locked."""
     if not fresh:
         return
@@ -109,7 +109,7 @@ def _update(connection: Connection, fresh: Mapping[Place, bytes]) -> None:
     )
 
 
-def _rows(found: Iterable[tuple[str, str, str, str, bytes]]) -> dict[Place, bytes]:
+def _rows(found: Iterable[tuple[str, str, str, str, bytes]]) -> dict[KeyPlace, bytes]:
     return {(row[0], row[1], row[2], row[3]): bytes(row[4]) for row in found}
 
 

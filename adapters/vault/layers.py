@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from adapters.keyring.generation_keys import GenerationKeys, Kept, Place
+from adapters.keyring.generation_keys import GenerationKeys, Kept, KeyPlace
 from adapters.log import bulk
 from adapters.log.schema import data_keys
 from adapters.vault.keys_in_use import KeysInUse, Writing
 
 Fetch = Callable[[], Sequence[Any]]
-Locate = Callable[[Any], tuple[Place, Any]]
+Locate = Callable[[Any], tuple[KeyPlace, Any]]
 """Of a row: its place in `data_keys`, and what it holds."""
 REPLACING = (
     "ON CONFLICT (partition, session_id, tier, token, subject) "
@@ -60,7 +60,7 @@ def select(
         return list(zip(rows, wrapped, strict=True))
 
 
-def _know(keys: GenerationKeys, held: Sequence[tuple[Place, bytes]]) -> bool:
+def _know(keys: GenerationKeys, held: Sequence[tuple[KeyPlace, bytes]]) -> bool:
     return all(keys.knows(stored) for _, stored in held)
 
 

@@ -129,7 +129,7 @@ def sealed_in(url: str) -> Sealed:
     copies = databases.rows(
         url, "SELECT request_id, wrapped FROM access_requests WHERE wrapped IS NOT NULL"
     )
-    meta = dict(databases.rows(url, "SELECT name, value FROM meta"))
+    meta: dict[str, bytes] = dict(databases.rows(url, "SELECT name, value FROM meta"))
     generations = generations_of(bytes(meta["store"]).decode(), bytes(meta["subject-index"]))
     of_copies = {(id_, "full", "", id_, wrapped) for id_, wrapped in copies}
     return Sealed(

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from adapters.keyring.file_keyring import FileKeyring, create_key_file
+from adapters.keyring.keyring import Keyring
 from adapters.log.event_log import SqlLog
 from adapters.vault.requests import SqlHolds, SqlRequests
 from adapters.vault.rows import SqlVault
@@ -75,7 +76,7 @@ class Office:
     """Lapse as a privacy officer and an application use it. scan: what reads the stores back."""
 
     store: SqlStore
-    keyring: FileKeyring
+    keyring: Keyring
     policies: PolicyBook
     sessions: Sessions
     items: Items
@@ -139,23 +140,25 @@ def _plain(value: Any) -> Any:
     return bytes(value) if isinstance(value, memoryview) else value
 
 
-def opened_office(store: SqlStore, folder: Path, scan: Scan | None = None) -> Office:
-    """The office over an empty store."""
+def opened_office(
+    store: SqlStore, folder: Path, scan: Scan | None = None, keyring: Keyring | None = None
+) -> Office:
+    """The office over an empty store. keyring: made in the folder unless there is one."""
     for name, policy in parse(POLICIES).items():
         applied = Applied(stream_of(name), 1, 0, name, "operator", to_document(policy))
         store.log.apply_policy(applied, 0)
-    keyring = FileKeyring(create_key_file(folder / "keys", "store", TEN))
+    keyring = keyring or FileKeyring(create_key_file(folder / "keys", "store", TEN))
     store.log._erased = keyring.forget_subjects  # type: ignore[attr-defined]
     return another_process(store, keyring, scan)
 
 
-def another_process(store: SqlStore, keyring: FileKeyring, scan: Scan | None = None) -> Office:
+def another_process(store: SqlStore, keyring: Keyring, scan: Scan | None = None) -> Office:
     """As another process of the same installation works, or this one after a restart."""
     policies = PolicyBook(store.log)
     policies.refresh()
-    vault = SqlVault(store.engines)
-    sessions = Sessions(store.log, vault, keyring, policies)
     assert isinstance(store.log, SqlLog)
+    vault = SqlVault(store.engines, store.log.lookups)
+    sessions = Sessions(store.log, vault, keyring, policies)
     requested = SqlRequests(store.engines, store.log)
     summaries = AggregateSummaries()
     requests = ErasureRequests(
