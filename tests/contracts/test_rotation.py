@@ -68,13 +68,14 @@ def wrapped_bytes(store: SqlStore) -> set[bytes]:
     return {bytes(row[0]) for row in store.execute("SELECT wrapped FROM subject_keys")}
 
 
-def index_keks(store: SqlStore) -> list[str]:
-    """The KEKs of the index keys under which people stand."""
+def generation_keks(store: SqlStore) -> list[str]:
+    """The KEKs of the generation keys under which people and data keys are."""
     with store.engines.read() as connection:
         kept = generation_keys.read(connection)
-    ids = {bytes(row[0])[:4] for row in store.execute("SELECT lookup FROM subjects")}
-    assert ids == {one.kid for one in kept.keys}
-    assert not kept.plain
+    for column, table in (("lookup", "subjects"), ("wrapped", "data_keys")):
+        ids = {bytes(row[0])[:4] for row in store.execute(f"SELECT {column} FROM {table}")}
+        assert ids == {one.kid for one in kept.keys}, table
+    assert kept.is_settled
     return [one.kek for one in kept.keys]
 
 
@@ -385,7 +386,7 @@ def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next(
         assert tables(sql_store.engines) == set(metadata.tables), fatal
         assert people_of(sql_store, keyring, "room") == set(NAMES), fatal
         assert people_of(sql_store, keyring, f"room-{fatal}") == {somebody}, fatal
-        assert index_keks(sql_store) == [keks[-1]], fatal
+        assert generation_keks(sql_store) == [keks[-1]], fatal
         assert all(subject_of(sql_store, keyring, name) for name in (*NAMES, somebody)), fatal
         sql_store.log.submit(erased(another), TEN)
         live(following, key_store, WINDOW + SECOND)
