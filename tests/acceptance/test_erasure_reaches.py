@@ -207,10 +207,11 @@ class Planter:
         bob = self._must("redeem", 201, "POST", "/v1/invites/redeem", {**person, "invite": invite})[
             "token"
         ]
-        for tier, tokens in (("full", [ann]), ("full", [ann, bob]), ("full", []), ("summary", [])):
-            records = [{"said": canary(f"records-{tier}-{len(tokens)}"), canary("field"): 1}]
+        about = (("full", [ann]), ("full", [bob]), ("full", [ann, bob]), ("full", []))
+        for number, (tier, tokens) in enumerate((*about, ("summary", []))):
+            records = [{"said": canary(f"records-{number}"), canary("field"): 1}]
             content = {"kind": "notes", "tier": tier, "participants": tokens, "records": records}
-            key = canary(f"key-of-store-{tier}-{len(tokens)}")
+            key = canary(f"key-of-store-{number}")
             self._must("store", 201, "POST", f"{path}/items", content, Idempotency_Key=key)
         picture = canary("bytes").encode() * 20
         kind = {"Content_Type": "image/png"}
@@ -308,6 +309,8 @@ def planted_site(site: Installation, tmp_path: Path) -> Installation:
         "LAPSE_POLICY_FILE": str(tmp_path / "policies.toml"),
         "LAPSE_RESTORE_WINDOW": "2d",
         "LAPSE_PHYSICAL_CLEANUP": "1m",
+        "LAPSE_LEDGER_URL": (tmp_path / "ledger").as_uri(),
+        "LAPSE_EVIDENCE_URL": (tmp_path / "evidence").as_uri(),
         "LAPSE_LOG_LEVEL": "debug",
     }
     site.now = "2026-11-22T00:00:00+00:00"
