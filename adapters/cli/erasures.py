@@ -158,7 +158,8 @@ def request_run(db: Database = None, as_json: Json = False) -> None:
         if as_json:
             print_json({"looked_at": looked_at})
         else:
-            console.print(f"{looked_at} requests were looked at")
+            which = f"requests looked at: {looked_at}" if looked_at else "no request is due now"
+            console.print(f"{which}; `lapse request list` says how far they are")
 
 
 # -- holds ------------------------------------------------------------------------------------
