@@ -28,7 +28,7 @@ from adapters.log.replay import replay as replay_all
 from adapters.wiring import Lapse, open_lapse, require_database
 from domain.errors import PolicyUnknown, SettingsInvalid
 from domain.explanation import explain
-from domain.policy import DAY, stream_of
+from domain.policy import DAY, SECOND, format_duration, stream_of
 from domain.policy_history import version_entries
 from domain.ports import Recorded
 
@@ -132,8 +132,9 @@ def _print_why(document: Mapping[str, Any]) -> None:
             (one["because"], one["at"], one["position"], one["text"]) for one in ending["steps"]
         ]
         rows.append(("due", ending["due_at"], None, f"by {named}, version {_version(ending)}"))
-        late = f"{ending['late_seconds']} s later, by {ending['actor']}"
-        rows.append(("recorded", ending["recorded_at"], ending["position"], late))
+        late = round(ending["late_seconds"] * SECOND)
+        later = f"{format_duration(late)} later, by {ending['actor']}"
+        rows.append(("recorded", ending["recorded_at"], ending["position"], later))
         print_table(title, ("because", "at", "position", "text"), rows)
     if not document["endings"]:
         console.print("nothing was taken away from it")

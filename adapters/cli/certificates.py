@@ -73,8 +73,13 @@ def _read(path: Path, where: str) -> bytes:
 
 
 def _public_key(path: Path) -> bytes:
+    text = _read(path, "--key")
+    if text.count(b"-----BEGIN") > 1:  # the first one would be taken, whichever it is
+        raise SettingsInvalid(
+            "--key: the file holds several keys: leave only the one below `certificates:` in it"
+        )
     try:
-        found = load_pem_public_key(_read(path, "--key"))
+        found = load_pem_public_key(text)
     except ValueError:
         raise SettingsInvalid("--key: this is no public key in PEM") from None
     if not isinstance(found, Ed25519PublicKey):

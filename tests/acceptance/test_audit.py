@@ -75,6 +75,7 @@ def test_why_it_ended(site: Installation, visited: str) -> None:
     assert expired["due_at"] == expired["effective_at"] == "2026-11-22T09:32:00.000Z"
     assert erased["steps"][0]["position"] == expired["position"]
     assert expired["late_seconds"] == pytest.approx((2 * 24 + 2) * 3600 + 58 * 60)
+    assert "2d2h58m later, by scheduler" in site.lapse("audit", "why", visited).out
     assert expired["actor"] == "scheduler"
     assert all(one["agrees"] for one in found["endings"])
     (version,) = found["versions"]
@@ -209,3 +210,5 @@ def test_a_certificate_is_verified_offline(site: Installation, visited: str) -> 
     file.write_text(json.dumps(document))
     pem.write_text(keys["checkpoints"]["pem"])
     assert "signed" in site.lapse(*verify, expect=FAILED).err
+    pem.write_text(site.lapse("audit", "key").out)  # both keys, as they are handed over
+    assert "several keys" in site.lapse(*verify, expect=USAGE).err
