@@ -32,7 +32,7 @@ from domain.use_cases.presence import see
 from projections import usage
 
 DAYS = 40
-"""Days that pass in a minute, or in `--for`: enough for the longest rule of the presets."""
+"""Days that pass in a minute, or in `--for`: enough for the longest rule of the presets, 30."""
 USUAL_RUN = 60 * SECOND
 PRODUCER = "demo"
 MARK = ".lapse-demo"

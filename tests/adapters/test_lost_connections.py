@@ -1,4 +1,4 @@
-"""What becomes of connections to a PostgreSQL that was shut down at once (`-m immediate`)."""
+"""Connections to a PostgreSQL that was shut down at once (`pg_ctl stop -m immediate`)."""
 
 import os
 import signal
