@@ -6,9 +6,8 @@ hold suspends go on when it ends or is released.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 
-from domain.errors import HoldUnknown, NotAllowed, SessionErased, SessionNotFound
+from domain.errors import HoldUnknown, NotAllowed
 from domain.facts import HoldPlaced, HoldReleased
 from domain.ports import HoldRow, HoldStore, Keyring, RequestStore
 from domain.session import Ground
@@ -48,9 +47,7 @@ class Holds:
         if until is not None and until <= now:
             raise NotAllowed("", "hold", "the hold would end in the past")
         lookup, hold = self._keyring.lookup("subject", name), self._keyring.token()
-        for session_id in self._holds.sessions_of(lookup):
-            with suppress(SessionErased, SessionNotFound):
-                self._sessions.settle(session_id, now)
+        self._sessions.settle(self._holds.sessions_of(lookup), now)
         row = HoldRow(hold, ground, now, until)
         self._holds.place(lookup, row, HoldPlaced(hold, 1, now, "", actor, ground, until), now)
         return row

@@ -69,6 +69,8 @@ GUEST_EXTENSION = HOUR
 """How far beyond its rules those who take part may extend a session."""
 ATTEMPTS = 20
 """How often a command decides again before it gives up with Conflict."""
+LOOKED_AT = 500
+"""Sessions of one person that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -468,9 +470,14 @@ class Sessions:
         """The hold stands no more; what it suspended is due."""
         return self._decide(session_id, now, actor, None, lambda s: s.release(hold, now, actor))
 
-    def settle(self, session_id: str, now: int) -> View:
-        """All that is due by now is written. Raises SessionNotFound, SessionErased."""
-        return self._decide(session_id, now, SCHEDULER, None, lambda session: ())
+    def settle(self, session_ids: Sequence[str], now: int) -> None:
+        """All that is due by now in these sessions is written."""
+        for start in range(0, len(session_ids), LOOKED_AT):
+            found = self._log.find(session_ids[start : start + LOOKED_AT])
+            for session_id, one in found.items():
+                if self._due(one, now).events:
+                    with suppress(SessionErased, SessionNotFound):
+                        self._decide(session_id, now, SCHEDULER, None, lambda session: ())
 
     def view(self, session_id: str, now: int) -> View:
         """The session as it is at `now`, swept or not. Raises SessionNotFound, SessionErased."""

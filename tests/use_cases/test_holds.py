@@ -65,6 +65,15 @@ def test_a_hold_that_ended_or_was_released_is_listed_no_more(office: Office) -> 
     assert office.rows("session_holds", room) == []
 
 
+def test_what_was_due_before_somebody_was_held_has_happened(office: Office) -> None:
+    """The hold keeps what is there when it is placed, and takes nothing back."""
+    over, _ = office.room("ann")
+    lives = office.room("ann", policy="lead", owner="ann")[0]
+    office.holds.of_subject("ann", Ground.LEGAL_CLAIM, None, TEN + 2 * DAY, OFFICER)
+    assert office.told(over)[-2:] == ["expired", "erased"]
+    assert office.told(lives) == ["created", "joined"]
+
+
 @pytest.mark.parametrize("page", [1, 100])
 def test_lists_of_sessions_know_in_which_somebody_is_held(office: Office, page: int) -> None:
     """Those of the person are held, on whatever page; only of the others an erasure is due."""
