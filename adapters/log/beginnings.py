@@ -50,10 +50,12 @@ _EXECUTE = f"EXECUTE {_NAME} ({', '.join(['%s'] * 19)})"
 
 
 def only_begin(appends: Sequence[Append]) -> bool:
-    """Whether every append begins a live session of nobody in particular, without a limit."""
+    """Whether every append begins a live session of nobody in particular, with no hold and without
+    a limit."""
     return all(
         append.before is None
         and append.after.live
+        and not append.after.holds
         and append.changes is NO_CHANGES
         and not append.limits
         and append.owner is None

@@ -12,6 +12,8 @@ from domain.policy import DAY, HOUR
 from domain.ports import HoldRow
 from domain.session import Ground
 from projections import active_sessions
+from tests.contracts.authors import TEN as AUTHORED
+from tests.contracts.authors import following, opening
 from tests.contracts.conftest import sql_store  # noqa: F401 - the fixture, for every test here
 from tests.contracts.stores import SqlStore
 from tests.use_cases.offices import OFFICER, TEN, Office, opened_office
@@ -63,6 +65,17 @@ def test_a_hold_that_ended_or_was_released_is_listed_no_more(office: Office) -> 
         office.holds.release(ends.hold, TEN + 1, OFFICER)
     office.sessions.erase(room, TEN + 2, OFFICER)
     assert office.rows("session_holds", room) == []
+
+
+def test_a_session_that_begins_with_a_hold_is_listed(office: Office) -> None:
+    """As an import may write it, in one append."""
+    begun = opening("a")
+    held = following(begun, lambda s: s.hold("h", Ground.LEGAL_CLAIM, None, AUTHORED, OFFICER))
+    both = begun._replace(after=held.after, events=begun.events + held.events)
+    office.store.log.append([both], AUTHORED)
+    assert listed(office, AUTHORED) == [
+        HoldRow("h", Ground.LEGAL_CLAIM, AUTHORED, None, session_id="a")
+    ]
 
 
 def test_what_was_due_before_somebody_was_held_has_happened(office: Office) -> None:
