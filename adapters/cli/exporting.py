@@ -34,7 +34,7 @@ def export(
         name = person_on_stdin(stdin=stdin, option="--stdin")
         settings = load(db)
         require_database(settings)
-        with open_lapse(settings, create=False) as lapse:
+        with open_lapse(settings) as lapse:  # a restored one forgets again before anything is read
             size = _write(out, lambda: lapse.access().export(name, way, lapse.clock(), OPERATOR))
         if as_json:
             print_json({"bytes": size})

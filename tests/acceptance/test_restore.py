@@ -2,6 +2,7 @@
 
 import json
 import socket
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -231,6 +232,20 @@ def test_a_command_that_reads_changes_nothing(house: House) -> None:
     site.lapse("db", "restore-check", expect=REFUSED)
     assert databases.contents(site.database_url) == before
     assert {path.name: path.read_bytes() for path in (site.folder / "keys").iterdir()} == keys
+
+
+@pytest.mark.row("G5")
+def test_no_copy_is_made_of_somebody_whom_a_backup_brings_back(house: House) -> None:
+    """`lapse export` repeats the ledger first: it gives out what is held, and writes so."""
+    site = house.site
+    house.go_on()
+    house.restore()
+    name, out = site.folder / "name", site.folder / "copy.zip"
+    name.write_text(f"reader of {ERASED}\n")
+    site.lapse("export", "--stdin", "--out", str(out), stdin=name)
+    with zipfile.ZipFile(out) as archive:
+        assert archive.namelist() == ["about.json"]
+    assert house.state()["state"] == "current"
 
 
 @pytest.mark.row("G5")
