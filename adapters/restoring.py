@@ -160,6 +160,12 @@ class Restoring:
         counted = counter.entries if counter else None
         return Standing(state, entries, contained, counted, log, known)
 
+    def check_ledger(self) -> None:
+        """Read the ledger from its first entry to its last: one that was changed is known before it
+        is needed. Raises LedgerDamaged, LedgerUnavailable."""
+        for _ in self._ledger.ledger.read(0):
+            pass
+
     def _outside(self) -> tuple[int, Counter | None, list[Reach]]:
         """What is known beside the database: entries, the key store's count, how far the log
         reached."""

@@ -271,13 +271,15 @@ def db_rebuild(
 
 def db_restore_check(db: Database = None, as_json: Json = False) -> None:
     """Say whether this database was restored from a backup, and what follows; writes nothing. Exit
-    code 3 if something has to be done again first, 1 if the erasure ledger must be restored."""
+    code 3 if something has to be done again first, 1 if the erasure ledger must be restored: it
+    ends too early, or was changed."""
     with refusals():
         settings = load(db)
         standing = _FRESH
         if has_database(settings):
             with open_lapse(settings, create=False) as lapse:
                 standing = lapse.restoring.look()
+                lapse.restoring.check_ledger()
         if as_json:
             print_json(_standing_document(standing))
         else:

@@ -7,9 +7,11 @@ import pytest
 
 from adapters.certificates import CertificateInvalid, verified
 from adapters.issuing import session_certificate
+from adapters.ledger.local import LocalLedger
 from adapters.log.note import VerifierKey
 from adapters.restoring import State
 from domain.erasure import Status
+from domain.errors import LedgerDamaged
 from domain.facts import Refusal, Verification, Waiting
 from domain.session import Ground
 from tests.adapters.test_restoring import ACTOR, House
@@ -77,3 +79,19 @@ def test_a_request_that_was_refused_stays_refused(house: House) -> None:
         assert lapse.restoring.look().state is State.CURRENT
         told = [one.event.TOPIC.split(".")[1] for one in lapse.log.history(request)]
         assert told == ["received", "suspended", "refused"]
+
+
+def test_a_ledger_that_was_changed_is_found_before_it_is_needed(house: House) -> None:
+    """Nothing is missing at its end, so whoever only counts its entries sees nothing."""
+    with house.process(restore=True) as lapse:
+        for name in ("one", "two", "three"):
+            lapse.sessions.erase(house.open_room(lapse, name, "ann"), lapse.clock(), ACTOR)
+        lapse.restoring.check_ledger()
+        assert isinstance(lapse.restoring._ledger.ledger, LocalLedger)
+        file = lapse.restoring._ledger.ledger._path
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:-2], lines[-2].replace(b"erased", b"expired"), lines[-1]]))
+    with house.process() as lapse:
+        assert lapse.restoring.look().state is State.CURRENT
+        with pytest.raises(LedgerDamaged):
+            lapse.restoring.check_ledger()
