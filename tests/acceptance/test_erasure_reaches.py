@@ -207,8 +207,9 @@ class Planter:
         bob = self._must("redeem", 201, "POST", "/v1/invites/redeem", {**person, "invite": invite})[
             "token"
         ]
-        about = (("full", [ann]), ("full", [bob]), ("full", [ann, bob]), ("full", []))
-        for number, (tier, tokens) in enumerate((*about, ("summary", []))):
+        shared: tuple[list[str], ...] = ([ann], [bob], [ann, bob], [])
+        stored = (*(("full", tokens) for tokens in shared), ("summary", []))
+        for number, (tier, tokens) in enumerate(stored):
             records = [{"said": canary(f"records-{number}"), canary("field"): 1}]
             content = {"kind": "notes", "tier": tier, "participants": tokens, "records": records}
             key = canary(f"key-of-store-{number}")
