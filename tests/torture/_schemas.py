@@ -61,6 +61,7 @@ ALLOWED: Mapping[str, Mapping[int, str]] = {
     "events": {422: _CURSOR},
     "stream": {422: _POLICY},
     "audit": {422: f"{_POLICY}; {_CURSOR}; {_TIME}"},
+    "audit-completeness": {422: "a period ends behind its beginning"},
     "statistics-hourly": {422: f"{_POLICY}; {_CURSOR}; {_TIME}"},
     "request-erasure": {410: _ERASED, 422: f"{_ONE}; tokens are made up"},
     "hold": {410: _ERASED, 422: f"{_ONE}; {_TIME}"},
