@@ -1,7 +1,5 @@
 """Requests of people, holds of people, and whom joint figures are made of."""
 
-import json
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -15,6 +13,18 @@ NAME = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
+    op.add_column(
+        "sessions",
+        sa.Column("held", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
+    )
+    op.create_index(
+        "sessions_held",
+        "sessions",
+        ["partition", "session_id"],
+        unique=False,
+        sqlite_where=sa.text("held = 1"),
+        postgresql_where=sa.text("held = 1"),
+    )
     op.add_column(
         "partials", sa.Column("contributors", NAME, server_default=sa.text("''"), nullable=False)
     )
@@ -50,21 +60,10 @@ def upgrade() -> None:
     op.create_index(
         "subject_holds_by_subject", "subject_holds", ["partition", "subject"], unique=False
     )
-    op.create_table(
-        "session_holds",
-        sa.Column("partition", sa.SmallInteger(), autoincrement=False, nullable=False),
-        sa.Column("session_id", NAME, nullable=False),
-        sa.Column("hold", NAME, nullable=False),
-        sa.Column("ground", NAME, nullable=False),
-        sa.Column("since", sa.BigInteger(), nullable=False),
-        sa.Column("until", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("partition", "session_id", "hold"),
-    )
-    op.create_index("session_holds_by_id", "session_holds", ["partition", "hold"], unique=False)
-    _list_holds()
     # Nobody noted them before: whoever takes part may be in the joint figures.
     dialect = op.get_bind().dialect.name
     op.execute(_CONTRIBUTORS.format(join=_JOIN[dialect]))
+    op.execute(_HELD[dialect])
 
 
 _JOIN = {
@@ -77,46 +76,21 @@ _CONTRIBUTORS = (
     "WHERE token = ''"
 )
 _HELD = {
-    "sqlite": "json_array_length(CAST(s.state AS TEXT), '$.holds') > 0",
-    "postgresql": "position('\"holds\":[[' IN convert_from(s.state, 'UTF8')) > 0",
+    "sqlite": (
+        "UPDATE sessions SET held = 1 WHERE json_array_length(CAST(state AS TEXT), '$.holds') > 0"
+    ),
+    "postgresql": (
+        "UPDATE sessions SET held = 1 "
+        "WHERE position('\"holds\":[[' IN convert_from(state, 'UTF8')) > 0"
+    ),
 }
 
 
-def _list_holds() -> None:
-    """The holds of sessions, from the events that placed and released them: the folded state does
-    not say on which ground one stands."""
-    bind = op.get_bind()
-    events = bind.exec_driver_sql(
-        "SELECT e.session_id, e.topic, e.effective_at, e.state FROM sessions s "  # noqa: S608
-        "JOIN events e ON e.partition = s.partition AND e.session_id = s.session_id "
-        f"WHERE s.partition = 0 AND {_HELD[bind.dialect.name]} "
-        "AND e.topic IN ('session.held.v1', 'session.released.v1') "
-        "ORDER BY e.session_id, e.version"
-    )
-    standing: dict[tuple[str, str], tuple[object, ...]] = {}
-    for session_id, topic, since, state in events:
-        hold = json.loads(bytes(state))
-        if topic == "session.released.v1":
-            standing.pop((session_id, hold["hold"]), None)
-        else:
-            row = (session_id, hold["hold"], hold["ground"], since, hold["until"])
-            standing[session_id, hold["hold"]] = row
-    names = ("session_id", "hold", "ground", "since", "until")
-    rows = [dict(zip(names, row, strict=True)) for row in standing.values()]
-    if rows:
-        bind.execute(
-            sa.text(
-                "INSERT INTO session_holds (partition, session_id, hold, ground, since, until) "
-                "VALUES (0, :session_id, :hold, :ground, :since, :until)"
-            ),
-            rows,
-        )
-
-
 def downgrade() -> None:
-    op.drop_table("session_holds")
     op.drop_table("subject_holds")
     op.execute("DELETE FROM data_keys WHERE subject IN (SELECT request_id FROM requests)")
     op.execute("DELETE FROM subject_keys WHERE subject IN (SELECT request_id FROM requests)")
     op.drop_table("requests")
     op.drop_column("partials", "contributors")
+    op.drop_index("sessions_held", table_name="sessions")
+    op.drop_column("sessions", "held")
