@@ -19,7 +19,7 @@ from adapters.keyring.opening import open_keyring, open_signers, store_of
 from adapters.keyring.rotation import Rotation
 from adapters.keyring.signing import CHECKPOINTS, Signers, origin, public_keys
 from adapters.ledger.opening import open_ledger
-from adapters.log.checkpoint import Checkpoints, last_text, published_reach
+from adapters.log.checkpoint import Checkpoints, keep_last, published_reach
 from adapters.log.engine import Engines, open_engines, parse_url
 from adapters.log.event_log import SqlLog
 from adapters.log.migrate import Schema, require_current, schema_of
@@ -325,7 +325,7 @@ def _restoring(
         evidence=lambda: published_reach(evidence, store, signed_by()),
         erased=keyring.forget_subjects,
         on_epoch=lambda connection, epoch: tree.open_epoch(
-            connection, epoch, last_text(connection, evidence, store, signed_by())
+            connection, epoch, keep_last(connection, evidence, store, signed_by(), clock())
         ),
     )
 

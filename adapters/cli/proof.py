@@ -157,7 +157,9 @@ def _print_verdict(verdict: Verdict) -> None:
             soft_wrap=True,
         )
         if verdict.lost:
-            console.print(f"{verdict.lost} events that were signed are lost since a restore")
+            console.print(
+                f"{verdict.lost} events that were signed are lost since a restore, at least"
+            )
         return
     rows = [(found.kind, found.position, found.where) for found in verdict.findings]
     print_table("Problems", ("kind", "position", "where"), rows)

@@ -218,6 +218,10 @@ class Checkpoints:
         """The newest one of an epoch."""
         return self._one_of(f"AND epoch = {int(epoch)} ORDER BY size DESC LIMIT 1")
 
+    def last_before(self, epoch: int) -> Checkpoint | None:
+        """The newest one of all earlier epochs: the first leaf of this epoch commits to it."""
+        return self._one_of(f"AND epoch < {int(epoch)} ORDER BY epoch DESC, size DESC LIMIT 1")
+
     def of_epoch(self, epoch: int, after: int, limit: int) -> Sequence[Checkpoint]:
         """Those of an epoch whose size is above `after`, the smallest first."""
         query = (
@@ -275,28 +279,38 @@ def published_reach(
     """How far the newest published checkpoint reaches, as (epoch, position); None if there is none,
     or if nobody can be asked: ledger and key store know, too. key: the public one that signs them
     (None: nothing was ever signed). Raises LogForked if it is not signed."""
-    head = _published_head(evidence, store, key)
-    if head is None:
+    published = _published(evidence, store, key)
+    if published is None:
         return None
-    standing = Standing(_epoch_of(head.origin), head.size)
+    head, _ = published
+    standing = Standing(epoch_of(head.origin), head.size)
     return standing.epoch, standing.position(standing.size - 1)
 
 
-def last_text(
-    connection: Connection, evidence: Evidence | None, store: str, key: bytes | None
+def keep_last(
+    connection: Connection, evidence: Evidence | None, store: str, key: bytes | None, now: int
 ) -> str:
     """The text of the last checkpoint that anybody has, for the first leaf of a new epoch; empty if
-    nothing was ever signed. key: as of `published_reach`."""
+    nothing was ever signed. From now on the database has it, too: whoever verifies that leaf need
+    not have the evidence of today. key: as of `published_reach`."""
     row = connection.exec_driver_sql(f"{_SELECT} ORDER BY epoch DESC, size DESC LIMIT 1").fetchone()
     ours = tree_head(parse_note(row[4]).text) if row is not None else None
-    known = [head for head in (ours, _published_head(evidence, store, key)) if head is not None]
-    if not known:
-        return ""
-    return max(known, key=lambda head: (_epoch_of(head.origin), head.size)).text
+    published = _published(evidence, store, key)
+    if published is None:
+        return ours.text if ours is not None else ""
+    head, note = published
+    if ours is not None and _reach(ours) >= _reach(head):
+        return ours.text
+    # When it was signed it does not say.
+    _insert(connection, Checkpoint(head.origin, *_reach(head), head.root, now, note))
+    return head.text
 
 
-def _published_head(evidence: Evidence | None, store: str, key: bytes | None) -> TreeHead | None:
-    """Signed: or whoever may write there could have a new epoch opened, as after a restore."""
+def _published(
+    evidence: Evidence | None, store: str, key: bytes | None
+) -> tuple[TreeHead, str] | None:
+    """The newest one, and its note. Signed: or whoever may write there could have a new epoch
+    opened, as after a restore."""
     if evidence is None or key is None:
         return None
     try:
@@ -307,17 +321,37 @@ def _published_head(evidence: Evidence | None, store: str, key: bytes | None) ->
     if note is None:
         return None
     try:
+        head = tree_head(parse_note(note).text)
+    except NoteInvalid:
+        raise LogForked(0) from None
+    if not _is_of(head, store):
+        return None
+    if signed_head(note, store, key) is None:
+        raise LogForked(head.size)
+    return head, note
+
+
+def signed_head(note: str, store: str, key: bytes) -> TreeHead | None:
+    """What a checkpoint of any epoch of this store says; None if it is none, or not signed. key:
+    the public one that signs them."""
+    try:
         parsed = parse_note(note)
         head = tree_head(parsed.text)
     except NoteInvalid:
-        raise LogForked(0) from None
-    if head.origin.split("/epoch-")[0] != origin(store, 1):
         return None
-    if not parsed.is_signed_by(VerifierKey(head.origin, key)):
-        raise LogForked(head.size)
-    return head
+    is_signed = _is_of(head, store) and parsed.is_signed_by(VerifierKey(head.origin, key))
+    return head if is_signed else None
 
 
-def _epoch_of(name: str) -> int:
+def epoch_of(name: str) -> int:
+    """The epoch of a log that has this name."""
     _, _, epoch = name.partition("/epoch-")
     return int(epoch) if epoch else 1
+
+
+def _is_of(head: TreeHead, store: str) -> bool:
+    return head.origin.split("/epoch-")[0] == origin(store, 1)
+
+
+def _reach(head: TreeHead) -> tuple[int, int]:
+    return epoch_of(head.origin), head.size

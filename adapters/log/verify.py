@@ -8,8 +8,7 @@ public one, opens nothing sealed, and holds one page at a time.
 
 import struct
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,8 +18,8 @@ from sqlalchemy import Connection
 from adapters.evidence import Evidence
 from adapters.keyring.signing import origin
 from adapters.log import merkle
-from adapters.log.checkpoint import SOUND, Checkpoint, Checkpoints
-from adapters.log.earlier_epochs import EarlierEpochs
+from adapters.log.checkpoint import SOUND, Checkpoint, Checkpoints, epoch_of, signed_head
+from adapters.log.earlier_epochs import Broken, EarlierEpochs, opened_epochs
 from adapters.log.engine import Engines
 from adapters.log.note import NoteInvalid, TreeHead, VerifierKey, parse_note, tree_head
 from adapters.log.tree import Tree, epoch_leaf
@@ -62,8 +61,8 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """size: events in the log. signed: leaves under the latest checkpoint. lost: events that were
-    signed in earlier epochs and that no restore brought back."""
+    """size: events in the log. signed: leaves under the latest checkpoint. lost: how many events,
+    at least, were signed in earlier epochs and brought back by no restore."""
 
     size: int
     signed: int = 0
@@ -124,100 +123,101 @@ class Verifier:
             self._standing = self._tree.standing()
             strays = _strays(connection, head)
             odd = _odd_checkpoints(connection, self._standing.epoch)
+            opened = opened_epochs(connection, head)
         self._verdict = Verdict(head)
         self._altered: list[int] = []
         self._edge: dict[int, tuple[int, bytes]] = {}
         self._goal = self._standing.index(head + 1)
-        self._earlier: TreeHead | None = None
-        outside = [*self._kept_by_caller(against), *self._kept_as_evidence()]
+        known = [(self._kept_by_caller(against), "against"), (self._published(), "evidence")]
         for position in strays:
             self._verdict.add(Kind.ALTERED, position, "log")
         if odd:
             self._verdict.add(Kind.ALTERED, 0, "checkpoint")
-        self._check_epoch()
-        self._walk(sorted(outside, key=lambda mark: mark.size))
-        self._check_earlier_epochs()
+        if not self._fits_epoch(opened):
+            opened = []
+        marks, earlier = self._by_epoch(known)
+        self._earlier = EarlierEpochs(
+            opened, self._checkpoints, self._evidence, self._signed, earlier
+        )
+        self._walk(sorted(marks, key=lambda mark: mark.size))
+        self._add_broken(self._earlier.rest())
+        self._verdict.lost = self._earlier.lost
         self._verdict.findings.sort(key=lambda found: found.position)
         return self._verdict
 
     # -- what others say --------------------------------------------------------------------------
 
-    def _kept_by_caller(self, against: str | None) -> Iterator[_Mark]:
+    def _kept_by_caller(self, against: str | None) -> TreeHead | None:
         if against is None:
-            return
+            return None
         try:
-            note = parse_note(against)
-            head = tree_head(note.text)
+            name = tree_head(parse_note(against).text).origin
         except NoteInvalid:
             raise SettingsInvalid("--against: the file holds no checkpoint") from None
-        if head.origin not in (self._origin, *self._earlier_origins()):
+        if name.split("/epoch-")[0] != origin(self._store, 1):
             raise SettingsInvalid(
                 f"--against: this checkpoint is of another log than {self._origin}"
             )
-        if not note.is_signed_by(VerifierKey(head.origin, self._key.public_key)):
+        head = self._signed(against)
+        if head is None:
             raise SettingsInvalid("--against: this checkpoint is not signed by the key of this log")
-        if head.origin == self._origin:
-            yield _Mark(head.size, head.root, "against")
-        else:
-            self._earlier = head
+        return head
 
-    def _kept_as_evidence(self) -> Iterator[_Mark]:
+    def _published(self) -> TreeHead | None:
         """The latest: it commits to all before."""
-        if self._evidence is None:
-            return
-        latest, epoch = self._evidence.latest_checkpoint(), self._standing.epoch
-        if latest is None:
-            return
-        found = _signed_head(latest, self._epoch_key)
-        if found is not None and found.origin == self._origin:
-            yield _Mark(found.size, found.root, "evidence")
-            return
-        later = self._evidence.latest_checkpoint(epoch)
-        if later == latest:
+        latest = self._evidence.latest_checkpoint() if self._evidence is not None else None
+        head = self._signed(latest) if latest is not None else None
+        if latest is not None and head is None:
             self._verdict.add(Kind.ALTERED, 0, "evidence")  # it is none, or nobody signed it
-            return
-        # There is evidence of another epoch: this database knows nothing of a restore.
-        self._verdict.add(Kind.ROLLED_BACK, self._verdict.size + 1, "evidence")
+        return head
+
+    def _by_epoch(
+        self, known: Sequence[tuple[TreeHead | None, str]]
+    ) -> tuple[list[_Mark], TreeHead | None]:
+        """Those of this epoch; and that of an earlier one which the caller kept: the evidence of
+        earlier ones is looked up there."""
+        marks, earlier = [], None
+        for head, where in known:
+            if head is None:
+                continue
+            epoch = epoch_of(head.origin)
+            if epoch == self._standing.epoch:
+                marks.append(_Mark(head.size, head.root, where))
+            elif epoch > self._standing.epoch:  # this database knows nothing of a restore
+                self._verdict.add(Kind.ROLLED_BACK, self._verdict.size + 1, where)
+            elif where == "against":
+                earlier = head
+        return marks, earlier
 
     @property
     def _origin(self) -> str:
         return origin(self._store, self._standing.epoch)
 
-    def _earlier_origins(self) -> set[str]:
-        return {origin(self._store, epoch) for epoch in range(1, self._standing.epoch)}
+    def _signed(self, note: str) -> TreeHead | None:
+        return signed_head(note, self._store, self._key.public_key)
 
-    @property
-    def _epoch_key(self) -> VerifierKey:
-        return VerifierKey(self._origin, self._key.public_key)
+    # -- epochs -----------------------------------------------------------------------------------
 
-    def _check_epoch(self) -> None:
-        """The first leaf of a later epoch commits to the last checkpoint before."""
-        if not self._standing.before:
-            return
-        kept = (
-            self._evidence.latest_checkpoint(self._standing.epoch - 1) if self._evidence else None
-        )
-        if kept is None:
-            last = self._checkpoints.last_of(self._standing.epoch - 1)
-            kept = last.note if last is not None else None
-        with suppress(NoteInvalid):
-            first = self._tree.tile(0, 0)[: merkle.HASH]
-            if kept is not None and first != epoch_leaf(parse_note(kept).text):
-                self._found_altered(0, "epoch")
+    def _fits_epoch(self, opened: Sequence[tuple[int, int]]) -> bool:
+        """Whether events say that the epoch began, once, and its first leaf commits to the last
+        checkpoint before, if there is one."""
+        epochs, epoch = [1, *(number for number, _ in opened)], self._standing.epoch
+        if epochs != sorted(set(epochs)) or epochs[-1] != epoch:
+            self._verdict.add(Kind.ALTERED, 1, "epoch")
+            return False
+        last = self._checkpoints.last_before(epoch)
+        first = self._tree.tile(0, 0)[: merkle.HASH]
+        if last is not None and first != epoch_leaf(last.text):
+            self._found_altered(0, "epoch")
+        return True
 
-    def _check_earlier_epochs(self) -> None:
-        """What was signed before a restore binds what the restore brought back."""
-        if not self._standing.before:
-            return
-        earlier = EarlierEpochs(
-            *(self._engines, self._checkpoints, self._store, self._key.public_key),
-            *(self._standing, self._evidence),
-        )
-        with suppress(merkle.TileMissing):  # found above, or the tree is still being made
-            for one in earlier.broken(self._earlier):
-                kind = Kind.ROLLED_BACK if one.lost else Kind.ALTERED
-                self._verdict.add(kind, one.events + 1, one.where)
-        self._verdict.lost = earlier.lost
+    def _add_broken(self, found: Iterable[Broken]) -> None:
+        for one in found:
+            first, end = self._standing.index(one.fits + 1), self._standing.index(one.events + 1)
+            if one.lost:
+                self._verdict.add(Kind.ROLLED_BACK, one.fits + 1, one.where)
+            elif not self._altered_within(first, end):
+                self._verdict.add(Kind.ALTERED, one.fits + 1, one.where)
 
     # -- walking the log --------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Verifier:
                 self._verdict.trust = Trust.WITNESSED
 
     def _is_signed(self, one: Checkpoint) -> bool:
-        return _signed_head(one.note, self._epoch_key) == TreeHead(self._origin, one.size, one.root)
+        return self._signed(one.note) == TreeHead(self._origin, one.size, one.root)
 
     def _is_witnessed(self, one: Checkpoint) -> bool:
         try:
@@ -355,6 +355,8 @@ class Verifier:
             if level:
                 self._compare(level, tile, hashes)
             self._edge[level] = (tile, hashes)
+        # Without the leaf of the epoch: earlier ones have their own.
+        self._add_broken(self._earlier.grow(whole if size else whole[self._standing.before :]))
         return holes
 
     def _hole(self, index: int) -> bytes:
@@ -381,15 +383,6 @@ class Verifier:
         """Of the right edge; nothing else is asked for."""
         number, hashes = self._edge.get(level, (-1, b""))
         return hashes if number == tile else b""
-
-
-def _signed_head(text: str, key: VerifierKey) -> TreeHead | None:
-    """What a checkpoint says, if it is one and signed by this key."""
-    try:
-        note = parse_note(text)
-        return tree_head(note.text) if note.is_signed_by(key) else None
-    except NoteInvalid:
-        return None
 
 
 def _in_order(inside: Iterator[_Mark], outside: Sequence[_Mark]) -> Iterator[_Mark | None]:

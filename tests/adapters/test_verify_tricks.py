@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.log.checkpoint import ALERT, published_reach
+from adapters.log.checkpoint import ALERT, keep_last, published_reach
 from adapters.log.note import Note, parse_note
 from domain.errors import LogForked
 from domain.policy import MINUTE
@@ -127,11 +127,13 @@ def test_what_nobody_signed_opens_no_epoch(proven: Proven) -> None:
         published_reach(proven.evidence, STORE, key)
 
 
-def restored(proven: Proven, epoch: int, last: str) -> None:
+def restored(proven: Proven, epoch: int) -> None:
     """As a restore leaves it: its event, and a tree that commits to the last checkpoint."""
     begin_epoch(proven, epoch)
+    key = SIGNER.verifier_key().public_key
     with proven.store.engines.write() as connection:
-        proven.tree.open_epoch(connection, epoch, parse_note(last).text)
+        last = keep_last(connection, proven.evidence, STORE, key, TEN)
+        proven.tree.open_epoch(connection, epoch, last)
 
 
 @pytest.mark.row("G5", "G10")
@@ -142,15 +144,35 @@ def test_who_claims_that_there_was_a_restore_writes_no_other_history(proven: Pro
     forge(proven, 9)
     with proven.store.engines.write() as connection:
         proven.tree.open_epoch(connection, 2, parse_note(kept).text)
-    proven.checkpoints.make(TEN + MINUTE)
     assert proven.found() == [("altered", 1)]  # no event says so
     begin_epoch(proven, 2)
+    assert proven.found() == [("altered", 1)]  # nor need the tree be there
     proven.checkpoints.make(TEN + 2 * MINUTE)
     for against in (None, kept):
         assert proven.found(against) == [("altered", 1)]
     proven.store.execute("DELETE FROM checkpoints WHERE epoch = 1")
     assert [one.where for one in proven.verify().findings] == ["evidence"]
     assert [one.where for one in proven.verify(kept, with_evidence=False).findings] == ["against"]
+
+
+@pytest.mark.parametrize("epoch", [2, 2**31 - 1])
+def test_an_epoch_that_no_event_began_is_found(proven: Proven, epoch: int) -> None:
+    """At once, however many epochs there should have been."""
+    proven.write(40)
+    proven.checkpoints.make(TEN)
+    proven.store.execute(f"UPDATE trees SET epoch = {epoch}")
+    assert ("altered", 1) in proven.found(with_evidence=False)
+
+
+def test_an_epoch_is_not_taken_back(proven: Proven) -> None:
+    """Or what was signed before it would not have to fit."""
+    proven.write(40)
+    restored(proven, 2)
+    with proven.store.engines.write() as connection:
+        for table in ("tiles", "trees", "checkpoints"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    proven.tree.follow()
+    assert proven.found() == [("altered", 1)]
 
 
 def test_what_a_restore_lost_is_said(proven: Proven) -> None:
@@ -163,12 +185,12 @@ def test_what_a_restore_lost_is_said(proven: Proven) -> None:
     proven.store.execute("DELETE FROM checkpoints WHERE size = 320")
     proven.store.execute("DELETE FROM events WHERE position > 310")
     proven.store.execute("UPDATE heads SET position = 310")
-    restored(proven, 2, lost)
+    restored(proven, 2)
     proven.write(5, 400)
     second = proven.checkpoints.make(TEN + 2 * MINUTE).note
     assert proven.found(first) == []
     assert proven.verify().lost == 10
     assert proven.found(lost) == [("rolled_back", 311)]
-    restored(proven, 3, second)
+    restored(proven, 3)
     proven.checkpoints.make(TEN + 3 * MINUTE)
     assert [proven.found(one) for one in (first, second)] == [[], []]
