@@ -1,6 +1,7 @@
 """`lapse audit checkpoint`, `prove`, `verify`, `publish`, `key`: proof of what the log says."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from adapters.log.merkle import HASH
 from adapters.log.note import NoteInvalid, VerifierKey, proof_text, verifier_key
 from adapters.log.tile_paths import tile_name, tiles_of
 from adapters.log.verify import Verdict
+from adapters.log.witness import WitnessFailed
 from adapters.wiring import Lapse, open_lapse, require_database
 from domain.errors import SettingsInvalid
 from domain.ports import PARTITION
@@ -27,17 +29,34 @@ _LONGEST = 1_000_000
 def checkpoint(db: Database = None, as_json: Json = False) -> None:
     """Sign the log as it is now and print the checkpoint (a signed note, C2SP tlog-checkpoint).
 
-    Keep it outside this machine: `lapse audit verify --against` compares with it.
+    Keep it outside this machine: `lapse audit verify --against` compares with it. Exit code 1 if
+    the evidence store or a witness does not take it.
     """
     with refusals():
-        settings = load(db)
+        settings = load(db, "error")  # what does not answer is said once, at the end
         require_database(settings)
         with open_lapse(settings) as lapse:
-            made = lapse.checkpoints.make(lapse.clock())
+            made, failures = lapse.checkpoints.attempt(lapse.clock())
         if as_json:
             print_json(_checkpoint_document(made))
         else:
             typer.echo(made.note, nl=False)
+        if failures:
+            say_error(_not_kept(made, failures))
+            raise typer.Exit(FAILED)
+
+
+def _not_kept(made: Checkpoint, failures: Sequence[Exception]) -> str:
+    why = "; ".join(
+        f"a witness did not cosign it ({failure})"
+        if isinstance(failure, WitnessFailed)
+        else str(failure)
+        for failure in failures
+    )
+    return (
+        f"the checkpoint of size {made.size} was made and is kept in the database, but not "
+        f"everywhere outside it: {why}. Then run `lapse audit checkpoint` again"
+    )
 
 
 def _checkpoint_document(made: Checkpoint) -> dict[str, Any]:

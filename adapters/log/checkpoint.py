@@ -86,12 +86,18 @@ class Checkpoints:
         It is cosigned by witnesses and written to the evidence store, or an alert begins: what does
         not answer stops neither the log nor its checkpoints. Raises LogForked, CorruptEvent.
         """
+        made, failures = self.attempt(now)
+        self._tell(failures)
+        return made
+
+    def attempt(self, now: int) -> tuple[Checkpoint, Sequence[Exception]]:
+        """As `make`, for somebody who waits for the answer: why it is not wherever it should be
+        outside the database (EvidenceUnavailable, WitnessFailed) is handed back, not told."""
         with self._one:
             self._tree.follow()
             made = self._signed(now)
-            failures = self._cosign(made) + self._publish()
-        self._tell(failures)
-        return self.current() or made
+            failures = [*self._cosign(made), *self._publish()]
+        return self.current() or made, failures
 
     def over(self, position: int, now: int) -> Checkpoint:
         """The newest one of this epoch if it covers the event at this position, else one that is
@@ -114,7 +120,7 @@ class Checkpoints:
                     failures = self._publish()
                 self._tell(failures)
         except (LapseError, merkle.TileMissing) as error:
-            self._tell([type(error).__name__])
+            self._tell([error])
 
     def _newest(self) -> Checkpoint | None:
         """Of this epoch. Remembered: its row may be taken away afterwards, and what this process
@@ -165,7 +171,7 @@ class Checkpoints:
         if head is not None and head.origin == origin(self._store, epoch):
             self._must_continue(head.size, head.root, size)
 
-    def _cosign(self, made: Checkpoint) -> list[str]:
+    def _cosign(self, made: Checkpoint) -> Sequence[WitnessFailed]:
         """Ask the witnesses whose line is missing; what went wrong."""
         note, failures = parse_note(made.note), []
         before = note
@@ -175,14 +181,13 @@ class Checkpoints:
                     note, made.size, lambda old: self._tree.consistency(old, made.size)
                 )
             except WitnessFailed as failed:
-                failures.append("WitnessFailed")
-                _log.error("witness", operation="cosign", result="failed", answer=str(failed))
+                failures.append(failed)
         if note != before:
             with self._engines.write() as connection:
                 _note(connection, made, str(note))
         return failures
 
-    def _publish(self) -> list[str]:
+    def _publish(self) -> Sequence[EvidenceUnavailable]:
         """Write the latest checkpoint to the evidence store; what went wrong."""
         last = self._newest()
         if last is None:
@@ -191,14 +196,19 @@ class Checkpoints:
             if self._evidence is not None:
                 self._evidence.put_checkpoint(last.epoch, last.size, last.note)
         except EvidenceUnavailable as error:
-            _log.error("evidence", operation="publish", result="failed", error=error.why)
-            return ["EvidenceUnavailable"]
+            return [error]
         self._published = (last.epoch, last.size)
         return []
 
-    def _tell(self, failures: Sequence[str]) -> None:
+    def _tell(self, failures: Sequence[Exception]) -> None:
+        for failure in failures:
+            if isinstance(failure, WitnessFailed):
+                _log.error("witness", operation="cosign", result="failed", answer=str(failure))
+            elif isinstance(failure, EvidenceUnavailable):
+                _log.error("evidence", operation="publish", result="failed", error=failure.why)
         if failures:
-            _log.error("checkpoint", operation="make", result="failed", error=failures[0])
+            kind = type(failures[0]).__name__
+            _log.error("checkpoint", operation="make", result="failed", error=kind)
             self._alerts.begin(ALERT)
         else:
             self._alerts.end(ALERT)

@@ -13,12 +13,14 @@ import pytest
 from adapters.log.engine import open_engines
 from adapters.log.merkle import HASH
 from adapters.log.migrate import downgrade
+from adapters.log.note import VerifierKey
 from adapters.settings import load_settings
 from adapters.wiring import Lapse, open_lapse
 from tests.acceptance import databases
 from tests.acceptance.commands import FAILED, USAGE, Installation, written
 from tests.independent.go_sumdb import build_verifier, verified
 from tests.servers import wait_until
+from tests.witness import FakeWitness, serving_witness
 
 EVENTS = 10_000
 CONSISTENCIES = 200
@@ -246,6 +248,35 @@ def test_a_service_signs_by_schedule_and_keeps_evidence_outside(
     databases.change(site.database_url, "DELETE FROM tiles")
     found = site.ask("audit", "verify", expect=FAILED)
     assert [(one["kind"], one["position"]) for one in found["problems"]] == [("rolled_back", 11)]
+
+
+def test_a_checkpoint_that_is_kept_nowhere_else_is_no_success(
+    site: Installation, tmp_path: Path
+) -> None:
+    """A job that makes one every night ends with 1 and one message: what failed, where it is all
+    the same, and what to do. It is done by doing it again."""
+    ingest(site, 1)
+    evidence = tmp_path / "evidence"
+    evidence.touch()  # where the folder should be
+    site.environment["LAPSE_EVIDENCE_URL"] = evidence.as_uri()
+    with serving_witness(FakeWitness(VerifierKey("log", b""))) as witness:
+        witness.answer = (503, "")
+        site.environment["LAPSE_WITNESSES"] = json.dumps([f"{witness.key} {witness.url}"])
+        failed = site.lapse("audit", "checkpoint", "--json", expect=FAILED)
+    (said,) = failed.err.splitlines()
+    for words in (
+        "is kept in the database",
+        "LAPSE_EVIDENCE_URL",
+        "witness.example/w1 answers 503",
+        "`lapse audit checkpoint` again",
+    ):
+        assert words in said
+    kept = databases.value(site.database_url, "SELECT note FROM checkpoints")
+    assert failed.document["note"] == kept
+    del site.environment["LAPSE_WITNESSES"]
+    evidence.unlink()
+    assert site.lapse("audit", "checkpoint").out == kept
+    assert [path.read_text() for path in evidence.rglob("checkpoints/*/*/*")] == [kept]
 
 
 @pytest.mark.row("G13")
