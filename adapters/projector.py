@@ -40,7 +40,7 @@ from adapters.log.engine import Engines
 from adapters.log.event_log import SqlLog
 from adapters.log.schema import events as log_events
 from adapters.log.wakeups import POLL_SECONDS
-from adapters.logs import place_of
+from adapters.logs import Failures, place_of
 from domain.errors import CorruptEvent, LapseError, StoreError
 from domain.policy import SECOND
 from domain.ports import PARTITION, Recorded
@@ -171,6 +171,7 @@ class Projector:
         self._clock = clock
         self._registered = False
         self._back_offs: dict[tuple[str, int], _BackOff] = {}
+        self._failures: dict[str, Failures] = {}
         self._woken = ThreadEvent()
         self._out = structlog.get_logger(component="projector")
 
@@ -534,19 +535,21 @@ class Projector:
     @contextmanager
     def _failures_told(self, operation: str) -> Iterator[None]:
         """Log the class of an error and its place only: its text may hold anything."""
+        failures = self._failures.setdefault(
+            operation, Failures(self._out, "projections", operation=operation)
+        )
         started = perf_counter()
         try:
             yield
         except Exception as error:
-            self._out.error(
-                "projections",
-                operation=operation,
+            failures.failed(
                 result="failed",
                 duration_ms=_milliseconds(started),
                 error=type(error).__name__,
                 place=place_of(error),
             )
             raise
+        failures.worked()
 
 
 def _standing(generation: str) -> Select[Any]:

@@ -21,6 +21,7 @@ from adapters.cli.errors import refusals
 from adapters.cli.operate import sweep_document
 from adapters.cli.options import Database, Json, load
 from adapters.cli.output import print_json
+from adapters.logs import Failures
 from adapters.scheduler import budgets, requests
 from adapters.scheduler.budgets import Budgets
 from adapters.scheduler.copies import Copies
@@ -219,6 +220,7 @@ def restore(lapse: Lapse, listening: socket | None, stop: threading.Event) -> No
 
     Tried again while the database or the ledger are away, until it is told to stop.
     """
+    failures = Failures(_log, "restore", operation="replay")
     with ExitStack() as parts:
         if lapse.restoring.is_needed():
             _log.warning("restore", operation="replay", result="begins")
@@ -227,11 +229,12 @@ def restore(lapse: Lapse, listening: socket | None, stop: threading.Event) -> No
         while not stop.is_set():
             try:
                 lapse.restore(lambda: not stop.is_set())
+                failures.worked()
                 break
             except (StoreBusy, StoreUnavailable, LedgerUnavailable) as error:
                 if isinstance(error, LedgerDamaged):
                     raise
-                _log.error("restore", operation="replay", result=type(error).__name__)
+                failures.failed(result=type(error).__name__)
                 stop.wait(RESTORE_AGAIN)
 
 

@@ -25,6 +25,7 @@ from adapters.log.engine import Engines
 from adapters.log.event_log import SqlLog
 from adapters.log.notices import Notices
 from adapters.log.wakeups import POLL_SECONDS
+from adapters.logs import Failures
 from domain.errors import LapseError, SealBroken
 from domain.ports import Recorded
 
@@ -91,6 +92,7 @@ class Feed:
         self._watchers: WeakSet[Watcher] = WeakSet()
         self._woken = threading.Event()
         self._closed = False
+        self._failures = Failures(_log, "feed", operation="read")
         self._thread = threading.Thread(target=self._read, name="lapse-feed", daemon=True)
 
     def __enter__(self) -> "Feed":
@@ -202,7 +204,9 @@ class Feed:
                         _wake(watcher)
             except LapseError as error:
                 # The streams stay open: the database may be back in a moment.
-                _log.error("feed", operation="read", result=type(error).__name__)
+                self._failures.failed(result=type(error).__name__)
+            else:
+                self._failures.worked()
 
     def _take(self, page: Sequence[Recorded]) -> Sequence[Watcher]:
         """Keep these events; who must wake for them. With 200 watchers, and 200 commits a second of

@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from adapters.http.models import MOST_HEARTBEATS
+from adapters.logs import Failures
 from domain.errors import LapseError
 
 _log = structlog.get_logger(component="heartbeats")
@@ -64,6 +65,7 @@ class Heartbeats:
         self._waiting: dict[tuple[str, str], int] = {}
         self._answers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[bool], tuple[str, str]]]
         self._answers = []
+        self._failures = Failures(_log, "heartbeats", operation="write")
         self._work = threading.Event()
         self._full = threading.Event()
         self._closed = threading.Event()
@@ -116,7 +118,9 @@ class Heartbeats:
             counted = self._write(waiting)
         except LapseError as error:
             failure = error
-            _log.error("heartbeats", operation="write", result=type(error).__name__)
+            self._failures.failed(result=type(error).__name__)
+        else:
+            self._failures.worked()
         for loop, future, pair in answers:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_answer, future, pair in counted, failure)

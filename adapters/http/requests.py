@@ -31,6 +31,7 @@ from sqlalchemy import (
 from adapters.log import bulk, postgres
 from adapters.log.committer import Committer, Pending
 from adapters.log.engine import Engines
+from adapters.logs import Failures
 from domain.errors import StoreBusy, StoreError
 from domain.policy import SECOND
 
@@ -87,6 +88,8 @@ class RequestLog:
         self._waiting: list[Entry] = []
         self._waits = threading.Event()
         self._closed = threading.Event()
+        self._failures = Failures(_log, "requests", operation="write")
+        self._lost_count = 0
         self._committer: Committer[Sequence[Entry], None] = Committer(
             self._write, name="lapse-requests", weigh=len, queue_weight=MOST_WAITING
         )
@@ -224,11 +227,14 @@ class RequestLog:
         except Exception as error:
             self._lost(entries, error)
             raise
+        self._lost_count = 0
+        self._failures.worked()
         return [None] * len(batches)
 
     def _lost(self, entries: Sequence[Entry], error: Exception) -> None:
-        kind = type(error).__name__
-        _log.error("requests", operation="write", result=kind, lost=len(entries))
+        """lost: entries since one was written."""
+        self._lost_count += len(entries)
+        self._failures.failed(result=type(error).__name__, lost=self._lost_count)
 
     def _insert(self, entries: Sequence[Entry]) -> None:
         by_month: dict[str, list[tuple[Any, ...]]] = {}

@@ -32,6 +32,7 @@ from adapters.keyring.keyring import Keyring
 from adapters.keyring.moving import Moving, keks_of_generations
 from adapters.keyring.opening import require_known, store_of
 from adapters.log.engine import Engines
+from adapters.logs import Failures
 from domain.errors import LapseError, RotationHeld
 from domain.policy import MINUTE
 
@@ -96,6 +97,7 @@ class Rotation:
         self._every = every
         self._restore_window = restore_window
         self._page = page
+        self._failures = Failures(_log, "rotate", operation="rotate")
         self._settled = ""
         self._kept = 0
         self._look_at = 0
@@ -125,8 +127,10 @@ class Rotation:
         except RotationHeld:
             pass
         except (LapseError, SQLAlchemyError) as error:
-            _log.error("rotate", operation="rotate", result=type(error).__name__)
+            self._failures.failed(result=type(error).__name__)
             self._look_at = now + SETTLE
+        else:
+            self._failures.worked()
 
     def rotate(self) -> Rotated:
         """Make a new KEK and move every key under it, at once.

@@ -20,6 +20,7 @@ from adapters.log.engine import Engines
 from adapters.log.note import Note, NoteInvalid, TreeHead, VerifierKey, parse_note, tree_head
 from adapters.log.tree import Standing, Tree
 from adapters.log.witness import Witness, WitnessFailed
+from adapters.logs import Failures
 from adapters.notify.alerts import Alerts
 from domain.errors import EvidenceUnavailable, LapseError, LogForked
 
@@ -77,6 +78,7 @@ class Checkpoints:
         self._one = threading.Lock()
         self._published: tuple[int, int] | None = None
         self._seen: Checkpoint | None = None
+        self._failures = Failures(_log, "checkpoint", operation="make")
 
     # -- making -----------------------------------------------------------------------------------
 
@@ -201,17 +203,13 @@ class Checkpoints:
         return []
 
     def _tell(self, failures: Sequence[Exception]) -> None:
-        for failure in failures:
-            if isinstance(failure, WitnessFailed):
-                _log.error("witness", operation="cosign", result="failed", answer=str(failure))
-            elif isinstance(failure, EvidenceUnavailable):
-                _log.error("evidence", operation="publish", result="failed", error=failure.why)
-        if failures:
-            kind = type(failures[0]).__name__
-            _log.error("checkpoint", operation="make", result="failed", error=kind)
-            self._alerts.begin(ALERT)
-        else:
+        if not failures:
+            self._failures.worked()
             self._alerts.end(ALERT)
+            return
+        if self._failures.failed(result="failed", error=type(failures[0]).__name__):
+            _log_each(failures)
+        self._alerts.begin(ALERT)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -252,6 +250,14 @@ class Checkpoints:
         root = bytes(root) if isinstance(root, bytes | memoryview) else b""
         note = note if isinstance(note, str) else ""
         return Checkpoint(origin(self._store, epoch), epoch, size, root, signed_at, note)
+
+
+def _log_each(failures: Sequence[Exception]) -> None:
+    for failure in failures:
+        if isinstance(failure, WitnessFailed):
+            _log.error("witness", operation="cosign", result="failed", answer=str(failure))
+        elif isinstance(failure, EvidenceUnavailable):
+            _log.error("evidence", operation="publish", result="failed", error=failure.why)
 
 
 SOUND = f"epoch BETWEEN 1 AND {2**31} AND size BETWEEN 0 AND {2**62}"

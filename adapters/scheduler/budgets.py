@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from adapters.logs import Failures
 from adapters.notify.alerts import Alerts
 from domain.errors import StoreError
 from domain.ports import Log
@@ -44,15 +45,18 @@ class Budgets:
         self._storage = None if storage is None else int(storage * share)
         self._memory = None if memory is None else int(memory * share)
         self._stuck_at: int | None = None
+        self._failures = Failures(_log, "emergency", operation="relieve")
 
     def look(self) -> Relief:
         """Look once. A failure is logged, and looked at again the next time."""
         self._look_at_memory()
         try:
-            return self._look_at_storage()
+            relief = self._look_at_storage()
         except StoreError as error:
-            _log.error("emergency", operation="relieve", result=type(error).__name__)
+            self._failures.failed(result=type(error).__name__)
             return Relief()
+        self._failures.worked()
+        return relief
 
     def _look_at_memory(self) -> None:
         if self._memory is None:

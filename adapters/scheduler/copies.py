@@ -6,6 +6,7 @@ import structlog
 
 from adapters.log.engine import Engines
 from adapters.log.leases import Leases
+from adapters.logs import Failures
 from domain.errors import LapseError
 from domain.use_cases.access import Access
 
@@ -21,16 +22,18 @@ class Copies:
         self._access = access
         self._clock = clock
         self._leases = Leases(engines, clock, holder)
+        self._failures = Failures(_log, "copies", operation="work")
 
     def work(self) -> None:
         """Look once. A failure is logged, and looked at again the next time."""
+        done = 0
         try:
-            if not self._access.is_waiting(self._clock()):
-                return  # nothing is written while nobody asks
-            with self._leases.lease("copies") as mine:
-                done = self._access.work(self._clock()) if mine else 0
+            if self._access.is_waiting(self._clock()):  # nothing is written while nobody asks
+                with self._leases.lease("copies") as mine:
+                    done = self._access.work(self._clock()) if mine else 0
         except LapseError as error:
-            _log.error("copies", operation="work", result=type(error).__name__)
+            self._failures.failed(result=type(error).__name__)
             return
+        self._failures.worked()
         if done:
             _log.info("copies", operation="work", result="done", requests=done)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from adapters.logs import place_of
+from adapters.logs import Failures, place_of
 from adapters.notify.alerts import Alerts
 from domain.errors import Conflict, LapseError, StoreError
 from domain.facts import Waiting
@@ -35,6 +35,7 @@ class RequestWorker:
         self._clock = clock
         self._failing: set[str] = set()
         self._counted_at = 0
+        self._failures = Failures(_log, "requests", operation="look")
 
     def look(self) -> int:
         """Move on what is due; how many were looked at. A failure is logged, and tried again."""
@@ -45,9 +46,10 @@ class RequestWorker:
                 self._advance(request_id, now)
             self._count_overdue(now)
         except StoreError as error:
-            _log.error("requests", operation="look", result=type(error).__name__)
+            self._failures.failed(result=type(error).__name__)
             self._alerts.begin("request-failed")
             return 0
+        self._failures.worked()
         if self._failing:
             self._alerts.begin("request-failed", requests=len(self._failing))
         else:

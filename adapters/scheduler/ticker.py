@@ -15,6 +15,7 @@ import stamina
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from adapters.logs import Failures
 from adapters.notify.alerts import Alerts
 from domain.errors import ClockHeld, StoreError
 from domain.policy import HOUR, MINUTE, SECOND
@@ -52,6 +53,7 @@ class Ticker:
         self._alerts = alerts or Alerts()
         self._waits = waits
         self._failed_at = 0
+        self._failures = Failures(_log, "tick", operation="tick")
         self._read_again = read_again
         self._log = log
         self._policies = policies
@@ -104,9 +106,10 @@ class Ticker:
                     return  # somebody else holds it, or the clock: look again at the next tick
             self._set_timer(due)
         except StoreError as error:
-            _log.error("tick", operation="tick", result=type(error).__name__)
+            self._failures.failed(result=type(error).__name__)
             self._cleanup_failed()
         else:
+            self._failures.worked()
             if self._clock() - self._failed_at > TRUSTED_AGAIN:
                 self._alerts.end("cleanup-failed")
 
