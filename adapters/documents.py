@@ -3,6 +3,7 @@
 from typing import Any
 
 from adapters.clock import format_instant
+from adapters.vault.waiting import WaitingFor
 from domain.access import AccessRequest
 from domain.policy import Version, to_document
 from domain.ports import HoldRow, Member, Recorded, RequestRow
@@ -93,8 +94,9 @@ def access_document(request: AccessRequest) -> dict[str, Any]:
     }
 
 
-def request_document(row: RequestRow) -> dict[str, Any]:
-    """A request for erasure. `reason`: why it does not go on, or the ground of its refusal."""
+def request_document(row: RequestRow, waiting: WaitingFor | None) -> dict[str, Any]:
+    """A request for erasure. `reason`: why it does not go on, or the ground of its refusal.
+    `waiting_for`: what must happen before it goes on by itself."""
     request = row.request
     return {
         "request_id": request.id,
@@ -109,6 +111,7 @@ def request_document(row: RequestRow) -> dict[str, Any]:
         "verified_by": str(request.verified_by),
         "stores": dict(request.stores),
         "reason": request.reason or request.ground,
+        "waiting_for": waiting,
         "sessions": request.sessions,
         "parts": request.parts,
         "items": request.items,

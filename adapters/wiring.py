@@ -42,6 +42,7 @@ from adapters.vault.requests import SqlHolds, SqlRequests
 from adapters.vault.rows import SqlVault
 from adapters.vault.scan import SqlScanner
 from adapters.vault.summaries import AggregateSummaries, check_aggregates
+from adapters.vault.waiting import WaitingFor, waiting_for
 from domain.errors import (
     CorruptEvent,
     PolicyInvalid,
@@ -51,6 +52,7 @@ from domain.errors import (
     StoreError,
 )
 from domain.policy import RetentionPolicy, parse, parse_duration
+from domain.ports import RequestRow
 from domain.use_cases.access import Access, Contents
 from domain.use_cases.erase import pruned_before
 from domain.use_cases.erasure_requests import ErasureRequests
@@ -203,6 +205,10 @@ class Lapse:
         return _requests(
             self.engines, self.log, self.keyring, self.policies, verifier=self.verification
         )
+
+    def waiting_for(self, row: RequestRow) -> WaitingFor | None:
+        """What a request for erasure waits for now. Raises StoreError."""
+        return waiting_for(row, self.verification, self.clock())
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """`lapse erase`, `lapse request`, `lapse hold`: what a privacy officer does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,8 @@ def erase_session(
         with _existing(db) as lapse:
             row = lapse.requests.of_session(session, by, lapse.clock(), OPERATOR)
             row = lapse.requests.advance(row.request.id, lapse.clock(), OPERATOR)
-        _show(row, as_json=as_json)
+            document = _document(lapse, row)
+        _show(document, as_json=as_json)
         _pending(row)
 
 
@@ -64,7 +65,8 @@ def erase_subject(
         with _existing(db) as lapse:
             row = lapse.requests.of_subject(name, by, lapse.clock(), OPERATOR)
             row = lapse.requests.advance(row.request.id, lapse.clock(), OPERATOR)
-        _show(row, as_json=as_json)
+            document = _document(lapse, row)
+        _show(document, as_json=as_json)
         _pending(row)
 
 
@@ -83,8 +85,11 @@ def _pending(row: RequestRow) -> None:
         raise typer.Exit(REFUSED)
 
 
-def _show(row: RequestRow, *, as_json: bool) -> None:
-    document = request_document(row)
+def _document(lapse: Lapse, row: RequestRow) -> dict[str, Any]:
+    return request_document(row, lapse.waiting_for(row))
+
+
+def _show(document: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
@@ -113,12 +118,15 @@ def request_list(
         which = None if status is None else choice(Status, status, "--status")
         with open_lapse(load(db), create=False) as lapse:
             found = lapse.requests.page(after=after, limit=limit + 1, status=which)
-        shown = [request_document(row) for row in found[:limit]]
+            shown = [_document(lapse, row) for row in found[:limit]]
         next_ = shown[-1]["request_id"] if len(found) > limit else None
         if as_json:
             print_json({"requests": shown, "next": next_})
             return
-        columns = ("request_id", "about", "status", "reason", "requested_at", "deadline_at")
+        columns = (
+            *("request_id", "about", "status", "reason", "waiting_for"),
+            *("requested_at", "deadline_at"),
+        )
         cells = [[one[column] for column in columns] for one in shown]
         print_table("Requests", columns, cells, first_to_go=("requested_at", "about"))
         if next_ is not None:
@@ -130,8 +138,8 @@ def request_show(request: RequestIdArgument, db: Database = None, as_json: Json 
     """Show how far a request is, and why it does not go on."""
     with refusals():
         with open_lapse(load(db), create=False) as lapse:
-            row = lapse.requests.find(request)
-        _show(row, as_json=as_json)
+            document = _document(lapse, lapse.requests.find(request))
+        _show(document, as_json=as_json)
 
 
 def request_refuse(
@@ -147,7 +155,8 @@ def request_refuse(
         why = choice(Refusal, ground, "--ground")
         with _existing(db) as lapse:
             row = lapse.requests.refuse(request, why, lapse.clock(), OPERATOR)
-        _show(row, as_json=as_json)
+            document = _document(lapse, row)
+        _show(document, as_json=as_json)
 
 
 def request_run(db: Database = None, as_json: Json = False) -> None:

@@ -66,7 +66,11 @@ def request_erasure(
     except StoreError:
         row = here.lapse.requests.find(row.request.id)  # it is kept, and tried again
     response.headers["Location"] = f"/v1/erasure-requests/{row.request.id}"
-    return request_document(row)
+    return _document(here, row)
+
+
+def _document(here: Service, row: RequestRow) -> Mapping[str, Any]:
+    return request_document(row, here.lapse.waiting_for(row))
 
 
 def _submitted(
@@ -123,7 +127,7 @@ def list_requests(
 ) -> Mapping[str, Any]:
     """Requests for erasure, in order of id. They name nobody."""
     found = here.lapse.requests.page(after=after or "", limit=limit + 1, status=status)
-    shown = [request_document(row) for row in found[:limit]]
+    shown = [_document(here, row) for row in found[:limit]]
     return {"requests": shown, "next": shown[-1]["request_id"] if len(found) > limit else None}
 
 
@@ -132,7 +136,7 @@ def list_requests(
 )
 def show_request(request_id: RequestId, here: Here) -> Mapping[str, Any]:
     """How far a request is."""
-    return request_document(here.lapse.requests.find(request_id))
+    return _document(here, here.lapse.requests.find(request_id))
 
 
 @router.post(
@@ -146,7 +150,7 @@ def refuse_request(
     """It is not carried out, on this ground. Possible until it was executed."""
     requests, ground = here.lapse.requests, Refusal(body.ground)
     _must_concern(who, here, requests.find(request_id).session_id)
-    return request_document(requests.refuse(request_id, ground, here.now(), who.actor))
+    return _document(here, requests.refuse(request_id, ground, here.now(), who.actor))
 
 
 # -- holds ------------------------------------------------------------------------------------

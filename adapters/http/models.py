@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from adapters.vault.waiting import WaitingFor
+
 MOST_HEARTBEATS = 10_000
 """In one batch."""
 
@@ -677,6 +679,9 @@ class ErasureView(Answer):
     verified_by: str
     stores: dict[str, str]
     reason: str | None = Field(description="Why it does not go on, or was refused.")
+    waiting_for: WaitingFor | None = Field(
+        description="What must happen before it goes on by itself.", examples=["cleanup"]
+    )
     sessions: int
     parts: int
     items: int

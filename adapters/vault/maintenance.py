@@ -80,6 +80,7 @@ class Maintenance:
         self._leases = Leases(engines, clock, holder)
         self._looked_at = 0
         self._wanted = False
+        self._hindrance: Pending | None = None
 
     def run_due(self) -> None:
         """Clean up if something was deleted since the last time and that is long enough ago. What
@@ -110,6 +111,7 @@ class Maintenance:
                 pending = None if overwrite_freed_pages(self._engines) else Pending.READER
             else:
                 pending = self._clean_postgresql()
+            self._hindrance = pending
             if pending is None:
                 done = CleanUp(began_at, self._clock(), position)
                 self._note(done)
@@ -120,6 +122,12 @@ class Maintenance:
     def want(self) -> None:
         """Somebody waits for the next one."""
         self._wanted = True
+
+    @property
+    def hindrance(self) -> Pending | None:
+        """What kept the last one of this process from going through; None: nothing, or none ran
+        here."""
+        return self._hindrance
 
     def last(self) -> CleanUp | None:
         """The newest one of any process that went through."""
@@ -218,10 +226,18 @@ class Verification:
 
     def verify(self, reach: Reach, executed_at: int, now: int) -> ScanResult | Pending:
         """Raises StoreError: then it is not known."""
+        pending = self.pending(executed_at, now)
+        if pending is None:
+            return self._scanner.scan(reach)
+        if pending is not Pending.CACHES:
+            self._maintenance.want()
+        return pending
+
+    def pending(self, executed_at: int, now: int) -> Pending | None:
+        """Why a scan would come too early; None: it may be done. Raises StoreError."""
         if now - executed_at < KEPT_SECONDS * SECOND:
             return Pending.CACHES
         last = self._maintenance.last()
         if last is None or last.began_at <= executed_at:
-            self._maintenance.want()
-            return Pending.CLEANUP
-        return self._scanner.scan(reach)
+            return self._maintenance.hindrance or Pending.CLEANUP
+        return None

@@ -129,6 +129,37 @@ def test_without_a_database_nothing_is_called_executed(site: Installation) -> No
     assert not (site.folder / "keys").exists()
 
 
+def test_a_request_says_what_it_waits_for(site: Installation) -> None:
+    """Nothing keeps it back, and yet it does not go on at once: at every step it says what must
+    happen first, in the JSON and in the table, and says nothing once a hold is the reason."""
+    rooms(site, 1)
+    found = erase(site).document
+
+    def waits() -> tuple[str, str | None]:
+        shown = site.ask("request", "show", found["request_id"])
+        assert site.ask("request", "list")["requests"] == [shown]
+        return shown["status"], shown["waiting_for"]
+
+    assert (found["status"], found["reason"], found["waiting_for"]) == ("executed", None, "caches")
+    assert waits() == ("executed", "caches")
+    site.wait(seconds=30)
+    assert waits() == ("executed", "cleanup")
+    assert "cleanup" in site.lapse("request", "show", found["request_id"]).out
+    site.lapse("db", "clean")
+    assert waits() == ("executed", "scan")
+    site.wait(minutes=1)
+    site.lapse("request", "run")
+    assert waits() == ("verified", "keys")
+
+
+def test_a_request_that_is_held_waits_for_nothing_else(site: Installation) -> None:
+    """`reason` says so; there is nothing that would happen by itself."""
+    rooms(site, 1)
+    site.lapse("hold", "add", "--subject-stdin", "--ground", "restriction", stdin=person(site))
+    found = erase(site, REFUSED).document
+    assert (found["reason"], found["waiting_for"]) == ("held", None)
+
+
 def test_killed_in_the_middle_it_goes_on_where_it_was(site: Installation) -> None:
     """`kill -9` between two transactions: the request says that it is not done, and the next who
     looks completes it; every session was erased once."""
@@ -142,6 +173,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(site: Installation) -> Non
     [found] = site.ask("request", "list")["requests"]
     assert (found["status"] == "executed") is (before == 0)
     assert before > 0
+    assert found["waiting_for"] == "execution"
     site.lapse("request", "run")
     found = site.ask("request", "show", found["request_id"])
     assert (found["status"], found["sessions"]) == ("executed", 320)

@@ -92,7 +92,11 @@ def test_a_reader_of_an_older_state_keeps_it_from_being_clean(
         reader.exec_driver_sql("SELECT count(*) FROM meta").fetchall()
         erased_room(here)
         maintenance = here.lapse.maintenance
+        executed_at = here.now
+        here.wait(MINUTE)
+        assert here.lapse.verification.pending(executed_at, here.now) is Pending.CLEANUP
         assert maintenance.run() is Pending.READER
+        assert here.lapse.verification.pending(executed_at, here.now) is Pending.READER
         assert maintenance.last() is None
     assert maintenance.run() is None
     assert maintenance.last() is not None
