@@ -12,6 +12,18 @@ class LapseError(Exception):
     """Something Lapse refuses or cannot do. `str()` says what happened and what would help."""
 
 
+# -- ids --------------------------------------------------------------------------------------
+
+ID_LENGTH = 32
+"""Characters of an id."""
+WHOLE_ID = f"the whole id is needed, all {ID_LENGTH} characters"
+
+
+def is_cut(given: str) -> bool:
+    """Whether this may be the beginning of an id: tables show no more where space is short."""
+    return len(given) < ID_LENGTH
+
+
 # -- what a session does not allow ------------------------------------------------------------
 
 
@@ -22,6 +34,11 @@ class SessionNotFound(LapseError):
     session_id: str
 
     def __str__(self) -> str:
+        if is_cut(self.session_id):
+            return (
+                f"no session {self.session_id}: {WHOLE_ID}; `lapse show` finds one that lives by "
+                "the beginning of its id"
+            )
         return f"no session {self.session_id}: check the id with `lapse sessions`"
 
 
@@ -162,7 +179,8 @@ class RequestUnknown(LapseError):
     request_id: str
 
     def __str__(self) -> str:
-        return f"no request {self.request_id}: `lapse request list` shows those there are"
+        whole = f"{WHOLE_ID}; " if is_cut(self.request_id) else ""
+        return f"no request {self.request_id}: {whole}`lapse request list` shows those there are"
 
 
 @dataclass(eq=False)
@@ -192,7 +210,8 @@ class HoldUnknown(LapseError):
     hold: str
 
     def __str__(self) -> str:
-        return f"no hold {self.hold} stands: `lapse hold list` shows those that do"
+        whole = f"{WHOLE_ID}; " if is_cut(self.hold) else ""
+        return f"no hold {self.hold} stands: {whole}`lapse hold list` shows those that do"
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ from adapters.audit_documents import (
     why_document,
 )
 from adapters.audit_export import EVENTS, PROOFS, REQUESTS, event_rows, request_rows, with_proofs
-from adapters.cli.errors import FAILED, refusals, say_error
+from adapters.cli.errors import FAILED, nothing_known, refusals, say_error
 from adapters.cli.options import Database, Json, SessionId, choice, load
 from adapters.cli.output import console, count_progress, print_json, print_table, write_whole
 from adapters.clock import parse_instant
@@ -42,7 +42,10 @@ SinceTime = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="From this time on.")
 ]
 UntilTime = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where it goes.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar="FILE", help="Where it goes; a file that is there is replaced."),
+]
 FormatName = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help="jsonl, csv or parquet.")
 ]
@@ -319,7 +322,7 @@ def _say_written(document: Mapping[str, Any], *, as_json: bool) -> None:
 def _history(lapse: Lapse, session_id: str) -> Sequence[Recorded]:
     history = lapse.log.history(session_id)
     if policy_of(history) is None:
-        say_error(f"nothing is known of {session_id}")
+        say_error(nothing_known(session_id))
         raise typer.Exit(FAILED)
     return history
 

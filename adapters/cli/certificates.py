@@ -19,7 +19,12 @@ from domain.errors import SettingsInvalid
 
 def get(
     id_: Annotated[str, typer.Argument(metavar="ID", help="A session's or a request's id.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where it goes.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="Where it goes; a file that is there is replaced."
+        ),
+    ],
     db: Database = None,
     as_json: Json = False,
 ) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.clock import format_instant
 from adapters.logs import place_of
 from domain.errors import (
+    WHOLE_ID,
     ClockHeld,
     Conflict,
     EffectiveTooSoon,
@@ -31,6 +32,7 @@ from domain.errors import (
     SchemaTooOld,
     SettingsInvalid,
     SourceUnreadable,
+    is_cut,
 )
 
 DONE, FAILED, USAGE, REFUSED, GUARD = range(5)
@@ -118,6 +120,12 @@ def _remembered(interrupts: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def nothing_known(given: str) -> str:
+    """The log has nothing of a session or of `policy:NAME`."""
+    whole = f": {WHOLE_ID}" if is_cut(given) and ":" not in given else ""
+    return f"nothing is known of {given}{whole}"
 
 
 def say_error(text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.cli.errors import FAILED, refusals, say_error
+from adapters.cli.errors import FAILED, nothing_known, refusals, say_error
 from adapters.cli.options import AfterId, Database, Json, PageSize, SessionId, given, load
 from adapters.cli.output import console, print_json, print_table
 from adapters.clock import format_instant
@@ -224,7 +224,7 @@ def audit_show(
         rows = [entry_document(entry) for entry in entries]
         unknown = not rows and not after and stopped.failed_at is None
         if unknown:
-            say_error(f"nothing is known of {session_id}")
+            say_error(nothing_known(session_id))
             raise typer.Exit(FAILED)
         if as_json:
             print_json({"session": session_id, "entries": rows})

@@ -22,6 +22,7 @@ from adapters.cli import (
     serving,
     tokens,
 )
+from adapters.cli.options import AboutSomebody
 from adapters.wiring import settle_memory
 
 EXIT_CODES = (
@@ -71,14 +72,16 @@ app.command(epilog=_example("sessions --policy web-visit --state active"))(look.
 app.command(epilog=_example("show df28b1c3"))(look.show)
 app.command(epilog=_example("demo --for 60s"))(demo.demo)
 
-app.command(epilog=_example("export --stdin --out copy.zip < name.txt"))(exporting.export)
+app.command(cls=AboutSomebody, epilog=_example("export --stdin --out copy.zip < name.txt"))(
+    exporting.export
+)
 app.command(epilog=_example("token --role producer --ttl 8h"))(tokens.token)
 
 erase = typer.Typer(no_args_is_help=True, help="Erase a session, or everything of a person.")
 erase.command("session", epilog=_example("erase session df28b1c3df28b1c3df28b1c3df28b1c3"))(
     erasures.erase_session
 )
-erase.command("subject", epilog=_example("erase subject --stdin < person.txt"))(
+erase.command("subject", cls=AboutSomebody, epilog=_example("erase subject --stdin < person.txt"))(
     erasures.erase_subject
 )
 app.add_typer(erase, name="erase")
@@ -96,9 +99,11 @@ request.command("run", epilog=_example("request run"))(erasures.request_run)
 app.add_typer(request, name="request")
 
 hold = typer.Typer(no_args_is_help=True, help="Holds: what must not be deleted for now.")
-hold.command("add", epilog=_example("hold add --subject-stdin --ground legal-claim < person.txt"))(
-    erasures.hold_add
-)
+hold.command(
+    "add",
+    cls=AboutSomebody,
+    epilog=_example("hold add --subject-stdin --ground legal-claim < person.txt"),
+)(erasures.hold_add)
 hold.command("release", epilog=_example("hold release df28b1c3df28b1c3df28b1c3df28b1c3"))(
     erasures.hold_release
 )

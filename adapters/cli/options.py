@@ -3,9 +3,10 @@
 import shlex
 import sys
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from adapters.logs import configure_logs
 from adapters.settings import Settings, load_settings
@@ -65,6 +66,22 @@ def person_on_stdin(*, stdin: bool, option: str) -> str:
     if not 0 < len(name) <= _LONGEST or not name.isprintable():
         raise SettingsInvalid(f"standard input must be one line of 1 to {_LONGEST} characters")
     return name
+
+
+class AboutSomebody(TyperCommand):
+    """A command about a person, who is read from standard input. Who writes the name behind it is
+    told so, and the name is not repeated on the screen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest:
+            option = next(one.opts[0] for one in self.params if one.opts[0].endswith("stdin"))
+            ctx.fail(
+                "a name in an argument would be seen by others: write it to standard input, in one "
+                f"line, and give {option}"
+            )
+        return rest
 
 
 def given(db: str | None, **options: str | int | None) -> str:

@@ -74,7 +74,12 @@ def prove(
         int, typer.Argument(metavar="POSITION", min=1, help="An event's place in the log.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Where the proof goes (C2SP tlog-proof).")
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Where the proof goes (C2SP tlog-proof); a file that is there is replaced.",
+        ),
     ],
     db: Database = None,
     as_json: Json = False,

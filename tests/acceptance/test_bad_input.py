@@ -234,6 +234,51 @@ class TestUsage:
         refused(answer, FAILED, "nothing is known of nobody")
         assert answer.out == ""
 
+    def test_the_beginning_of_an_id_where_the_whole_is_needed(self, stocked: Installation) -> None:
+        """It is said that the id is too short, not only that there is no such session."""
+        [session, *_] = stocked.ask("sessions")["sessions"]
+        short = session["id"][:8]
+        for command in (
+            ("audit", "why", short),
+            ("audit", "show", short),
+            ("erase", "session", short),
+            ("hold", "add", "--session", short, "--ground", "legal-claim"),
+            ("hold", "release", short),
+            ("request", "show", short),
+        ):
+            answer = stocked.lapse(*command, expect=FAILED)
+            refused(answer, FAILED, short, "the whole id is needed, all 32 characters")
+        for whole in (("audit", "why", "0" * 32), ("erase", "session", "0" * 32)):
+            assert "whole id" not in stocked.lapse(*whole, expect=FAILED).err
+        assert "whole id" not in stocked.lapse("audit", "show", "policy:x", expect=FAILED).err
+
+    @pytest.mark.parametrize(
+        ("command", "option"),
+        [
+            (("erase", "subject"), "--stdin"),
+            (("erase", "subject", "--stdin"), "--stdin"),
+            (("export", "--out", "copy.zip"), "--stdin"),
+            (("hold", "add", "--ground", "legal-claim"), "--subject-stdin"),
+        ],
+    )
+    def test_a_name_in_an_argument(
+        self, stocked: Installation, command: tuple[str, ...], option: str
+    ) -> None:
+        """It is refused without being repeated, and the option is named that reads it from where
+        nobody looks."""
+        answer = stocked.lapse(*command, "ann.canary", "ben.canary", expect=USAGE)
+        assert "canary" not in answer.out + answer.err
+        assert f"give {option}" in " ".join(answer.err.split())
+
+    @pytest.mark.parametrize(
+        "command",
+        [("certificate", "get"), ("audit", "export"), ("audit", "requests"), ("audit", "prove")],
+    )
+    def test_a_file_that_is_replaced(self, site: Installation, command: tuple[str, ...]) -> None:
+        """Who asks for help is told so before."""
+        told = " ".join(site.lapse(*command, "--help").out.replace("│", " ").split())
+        assert "a file that is there is replaced" in told
+
     def test_a_page_that_is_not_the_last(self, stocked: Installation) -> None:
         """It ends with the command for the next one, without the URL, which may be secret."""
         url = stocked.database_url
