@@ -273,7 +273,8 @@ class NewItem(Body):
     participants: list[Token] = Field(
         default_factory=list,
         max_length=100,
-        description="Tokens of those it is about; one alone seals it with a key of their own.",
+        description="Tokens of those it is about; whom the records name is added. One alone seals "
+        "it with a key of their own.",
         examples=[[_TOKEN]],
     )
     records: list[dict[str, Any]] = Field(

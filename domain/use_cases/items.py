@@ -1,7 +1,9 @@
 """What sessions store: items, uploads in chunks, and the figures that stay of them.
 
 Everything is sealed before it reaches the vault, under the key of the one participant it is about,
-or under the session's joint key. An item is hidden at the instant its rule takes it, swept or not.
+or under the session's joint key. It is about those whom the caller names and those whom its records
+name, so that whoever erases one of them finds it. An item is hidden at the instant its rule takes
+it, swept or not.
 
 The figures of a summary grow with every item: each participant's part is opened, added to and
 sealed again in the same append. So a summary costs a sweep nothing - it deletes the full tier and
@@ -9,7 +11,7 @@ its keys, without a look at what they held - and no memory grows with the length
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
@@ -42,6 +44,7 @@ from domain.ports import (
 from domain.session import Event, Scope, Session, Tier
 from domain.timeline import taken
 from domain.use_cases.policies import PolicyBook
+from domain.use_cases.redact import tokens_in
 from domain.use_cases.sessions import Decision, Sessions, named
 
 CHUNK = 1_048_576
@@ -171,12 +174,15 @@ class Items:
             command = named("item", key, content.kind, digest, *about)
             item_id = self._named_id(actor, session_id, str(command))
         head: ItemHead | None = None
+        about_whom = content
 
         def decide(session: Session) -> Decision:
-            nonlocal head
+            nonlocal head, about_whom
             if key is not None and self._vault.item(session_id, item_id, 0) is not None:
                 return (), NO_CHANGES  # by the same key, longer ago than commands are remembered
-            events, changes = self._storing(session, content, item_id, 0, now, actor)
+            # Kept for when this is decided again: whoever was erased meanwhile is unknown then.
+            about_whom = self._with_all_named(session_id, about_whom)
+            events, changes = self._storing(session, about_whom, item_id, 0, now, actor)
             head = changes.items[0].head
             return events, changes
 
@@ -187,6 +193,15 @@ class Items:
             return stored
         found = self._sessions.find(session_id)
         return StoredItem(head, self._ends(found, content.scope, now, now))
+
+    def _with_all_named(self, session_id: str, content: Content) -> Content:
+        """It is about those of this session, too, whom its records name. What else they name is
+        left as it is."""
+        told = set(content.participants)
+        more = [token for token in tokens_in(content.records or ()) if token not in told]
+        known = self._vault.taking_part(session_id, more) if more else {}
+        here = (token for token in more if token in known)
+        return replace(content, participants=(*content.participants, *here))
 
     def _named_id(self, actor: str, session_id: str, command: str) -> str:
         """The id of what a named command stores: the same each time it comes."""

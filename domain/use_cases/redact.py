@@ -8,16 +8,21 @@ The policy's `shared` says it, of items that name more people than the one who g
             with `redact`
 
 A record names a person if its field `participant` is their token, or the list in its field
-`participants` has it. Joint figures (of items that name nobody or several) are made anew from what
-is left while the full tier is whole; else they go, unless `keep` allows to leave them: counts, sums
-and means with at least five other contributors, in which nobody can be told apart.
+`participants` has it. An item names whom its records name (`domain/use_cases/items.py`); one that
+was stored before that held is looked into. Where records name people, those that name nobody who
+stays go as well: they may be about whoever goes.
+
+Joint figures (of items that name nobody or several) are made anew from what is left while the full
+tier is whole; else they go, unless `keep` allows to leave them: counts, sums and means with at
+least five other contributors, in which nobody can be told apart.
 
 Once something that the joint key sealed is taken away, whatever else it sealed gets another key:
 the old one opens, in no copy of the database, what went.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +55,7 @@ MOST_RESEALED = 64 * 2**20
 key stays, and what went under it opens for whoever has an old copy and the living key."""
 SUMMARY = "summary"
 """The item under whose name partial figures are sealed."""
+_TOKEN = re.compile("[0-9a-f]{32}")
 _LINEAR = ("count(", "sum(", "mean(")
 
 
@@ -76,10 +82,14 @@ class Ahead:
 
 @dataclass
 class _Work:
-    """A rewrite as it comes together. touched: tiers of which the joint key sealed what goes."""
+    """A rewrite as it comes together. touched: tiers of which the joint key sealed what goes.
+    batch: items that were read for one look. is_unlisted: whether records named the person in an
+    item that does not."""
 
     joint: Joint
     ahead: Ahead
+    batch: Mapping[tuple[str, str, int], Item] = field(default_factory=dict)
+    is_unlisted: bool = False
     items: dict[str, None] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
     renamed: list[Upload] = field(default_factory=list)
@@ -121,6 +131,9 @@ class Redaction:
         for head in found.items:
             if head.item_id not in uploads and gone & set(head.participants):
                 self._item(session.id, head, policy.shared, gone, work)
+        for head in self._unlisted(session.id, found, gone, work):
+            work.is_unlisted = True
+            self._unlisted_item(session.id, head, policy.shared, gone, work)
         touched = {
             head.scope
             for head in found.items
@@ -162,7 +175,7 @@ class Redaction:
             work.items[head.item_id] = None  # nobody can read it, so nobody can redact it
             return
         records = json.loads(plaintext)
-        kept = [record for record in records if not names(record, gone)]
+        kept = _kept(records, head.participants, gone)
         place = (head.item_id, head.part)
         if not kept:
             work.items[head.item_id] = None
@@ -174,8 +187,55 @@ class Redaction:
             work.touched.add(head.scope)
         plaintext[:] = bytes(len(plaintext))
 
+    def _unlisted_item(
+        self, session_id: str, head: ItemHead, shared: Shared, gone: set[str], work: _Work
+    ) -> None:
+        if shared is Shared.ERASE:
+            work.items[head.item_id] = None
+        elif shared is not Shared.KEEP or len(head.participants) < FEWEST:
+            self._redact(session_id, head, head.participants, gone, work)
+
+    def _unlisted(
+        self, session_id: str, found: Belongings, gone: set[str], work: _Work
+    ) -> Iterator[ItemHead]:
+        """Items under the joint key that do not name the person, while their records do: the first
+        `MOST_RESEALED` bytes are looked into, `MOST_AHEAD` at once."""
+        looked_into = 0
+        batch: list[ItemHead] = []
+        for head in found.items:
+            if head.token or head.count is None or gone & set(head.participants):
+                continue
+            looked_into += head.size
+            if looked_into > MOST_RESEALED:
+                break
+            if sum(one.size for one in batch) + head.size > MOST_AHEAD:
+                yield from self._naming(session_id, batch, gone, work)
+                batch = []
+            batch.append(head)
+        yield from self._naming(session_id, batch, gone, work)
+
+    def _naming(
+        self, session_id: str, heads: Sequence[ItemHead], gone: set[str], work: _Work
+    ) -> Iterator[ItemHead]:
+        """Those of these whose records name somebody who goes."""
+        places = [(session_id, head.item_id, head.part) for head in heads]
+        unread = [place for place in places if place not in work.ahead.items]
+        work.batch = self._vault.items_at(unread) if unread else {}
+        for head in heads:
+            try:
+                plaintext = self._opened(session_id, head, work)
+            except SealBroken:
+                continue  # nobody can read it, so it names nobody
+            # Looked for as bytes first: most items name nobody, and parsing takes ten times longer.
+            is_likely = any(token.encode() in plaintext for token in gone)
+            if is_likely and any(names(record, gone) for record in json.loads(plaintext)):
+                yield head
+            plaintext[:] = bytes(len(plaintext))
+        work.batch = {}
+
     def _item_at(self, session_id: str, head: ItemHead, work: _Work) -> Item | None:
-        known = work.ahead.items.get((session_id, head.item_id, head.part))
+        place = (session_id, head.item_id, head.part)
+        known = work.ahead.items.get(place) or work.batch.get(place)
         return known or self._vault.item(session_id, head.item_id, head.part)
 
     def _opened(self, session_id: str, head: ItemHead, work: _Work) -> bytearray:
@@ -196,7 +256,9 @@ class Redaction:
     ) -> tuple[bytearray | bytes | None, tuple[str, ...]] | None:
         """The joint figures in clear, with their contributors; None if they stay as they are."""
         gone = set(found.tokens)
-        if found.contributors is None or not gone & set(found.contributors):
+        if found.contributors is None:
+            return None
+        if not work.is_unlisted and not gone & set(found.contributors):
             return None
         others = tuple(one for one in found.contributors if one not in gone)
         linear = all(call.startswith(_LINEAR) for call in policy.summary.values())
@@ -314,15 +376,34 @@ class Redaction:
         return Partial("", self._keyring.seal(key, SUMMARY, "partial", content), contributors)
 
 
-def names(record: Any, tokens: Collection[str]) -> bool:
-    """Whether a record names somebody of these tokens."""
+def named_by(record: Any) -> Iterator[str]:
+    """Whom a record names: its field `participant`, and the list in its field `participants`."""
     if not isinstance(record, Mapping):
-        return False
+        return
     several = record.get("participants")
     listed: Iterable[Any] = several if isinstance(several, list) else ()
-    return any(
-        isinstance(one, str) and one in tokens for one in (record.get("participant"), *listed)
-    )
+    yield from (one for one in (record.get("participant"), *listed) if isinstance(one, str))
+
+
+def names(record: Any, tokens: Collection[str]) -> bool:
+    """Whether a record names somebody of these tokens."""
+    return any(one in tokens for one in named_by(record))
+
+
+def tokens_in(records: Iterable[Any]) -> tuple[str, ...]:
+    """What may be tokens among the names in records, each once. Other names can be anything, even
+    text that no database takes."""
+    found = (one for record in records for one in named_by(record) if _TOKEN.fullmatch(one))
+    return tuple(dict.fromkeys(found))
+
+
+def _kept(records: Sequence[Any], participants: Sequence[str], gone: set[str]) -> list[Any]:
+    """The records that stay, of an item that names these."""
+    stays = set(participants) - gone
+    left = [record for record in records if not names(record, gone)]
+    if not any(names(record, participants) for record in records):
+        return left
+    return [record for record in left if names(record, stays)]
 
 
 def _others(participants: Sequence[str], gone: set[str]) -> tuple[str, ...]:

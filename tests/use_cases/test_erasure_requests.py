@@ -292,7 +292,9 @@ def test_who_comes_again_is_somebody_new(office: Office) -> None:
     assert office.people()["presence"] == 2
 
 
-@pytest.mark.parametrize("what", ["store", "store jointly", "join", "leave", "beat"])
+@pytest.mark.parametrize(
+    "what", ["store", "store a record", "store jointly", "join", "leave", "beat"]
+)
 def test_an_author_who_read_before_the_erasure_writes_nothing_of_them(
     office: Office, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +315,9 @@ def test_an_author_who_read_before_the_erasure_writes_nothing_of_them(
     if what == "store":
         with pytest.raises(ParticipantUnknown):
             office.put(session, [{"x": 9}], ann, at=LATER)
+    elif what == "store a record":
+        with pytest.raises(ParticipantUnknown):
+            office.put(session, [{"participant": ann, "x": 9}], at=LATER)
     elif what == "store jointly":
         item = office.put(session, [{"x": 9}], at=LATER)
         assert office.read(session, item) == [{"x": 9}]

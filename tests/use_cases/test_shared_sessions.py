@@ -250,6 +250,135 @@ def test_a_record_names_whom_its_fields_say(found: Any, named: bool) -> None:
     assert names(found, {"t"}) is named
 
 
+# -- whom records name ------------------------------------------------------------------------
+
+
+def participants_of(office: Office, session: str, item: str) -> tuple[str, ...]:
+    found = office.store.vault.item(session, item, 0)
+    assert found is not None
+    return found.head.participants
+
+
+def everything(office: Office, session: str) -> str:
+    """What anybody can read of a session, and every row of it."""
+    heads = office.store.vault.items(session, "", 99)
+    read = [office.read(session, one.item_id, LATER) for one in heads]
+    tables = ("presence", "subject_index", "data_keys", "partials", "items", "uploads")
+    return str([read, *(office.rows(table, session) for table in tables)])
+
+
+@pytest.mark.row("G7")
+@pytest.mark.parametrize("policy", Shared)
+@pytest.mark.parametrize("told", [(), ("bob",)])
+@pytest.mark.parametrize("many", [False, True])
+def test_who_is_named_by_records_only_goes_all_the_same(
+    office: Office, policy: Shared, told: tuple[str, ...], many: bool
+) -> None:
+    """The caller named nobody, or somebody else: whom the records name, the item names."""
+    session, tokens = office.room(*PEOPLE[:3], policy=str(policy))
+    ann, bob = tokens["ann"], tokens["bob"]
+    hers = {"participants": [bob, ann], "x": 1} if many else record(ann, 1)
+    to = [tokens[name] for name in told]
+    shared = office.put(session, [hers, record(bob, 10)], *to)
+    alone = office.put(session, [record(ann, 100)])
+    assert set(participants_of(office, session, shared)) == {ann, bob}
+    assert participants_of(office, session, alone) == (ann,)
+    assert office.items.summary(session, LATER).figures["total"] == 111
+    assert office.erase("ann", LATER).request.status is Status.EXECUTED
+    assert ann not in everything(office, session)
+    left = 0 if policy is Shared.ERASE else 10
+    assert (office.items.summary(session, LATER).figures["total"] or 0) == left
+
+
+def test_records_of_one_person_alone_are_sealed_by_their_key(office: Office) -> None:
+    """As if the caller had named them; of several, by the joint key."""
+    session, tokens = office.room(*PEOPLE[:2])
+    ann, bob = tokens.values()
+    office.put(session, [record(ann, 1)])
+    assert set(office.store.vault.data_keys(session, Scope.FULL)) == {ann}
+    office.put(session, [record(ann, 1), record(bob, 1)])
+    assert set(office.store.vault.data_keys(session, Scope.FULL)) == {ann, ""}
+
+
+def test_names_that_are_nobodys_here_are_left_as_they_are(office: Office) -> None:
+    """The fields belong to the application: names, strangers, people of other rooms, nonsense."""
+    session, _ = office.room("ann")
+    _, others = office.room("bob")
+    odd = ["bob", "-", "0" * 32, "\x00", others["bob"], ""]
+    records = [{"participant": one, "participants": odd, "x": 1} for one in odd]
+    item = office.put(session, records)
+    assert participants_of(office, session, item) == ()
+    assert office.read(session, item) == records
+
+
+def test_who_left_is_named_still(office: Office) -> None:
+    """Whoever is not there any more can be erased from what is stored about them later."""
+    session, tokens = office.room("ann", "bob")
+    office.sessions.leave(session, tokens["ann"], TEN, APP)
+    item = office.put(session, [record(tokens["ann"], 1)])
+    assert participants_of(office, session, item) == (tokens["ann"],)
+
+
+@pytest.mark.row("G7")
+def test_records_that_name_nobody_do_not_outlive_whom_the_item_is_about(office: Office) -> None:
+    """The caller said: about Ann. That records name others, too, makes those without a name
+    nobody else's."""
+    session, tokens = office.room(*PEOPLE[:3], policy="redact")
+    ann, bob = tokens["ann"], tokens["bob"]
+    item = office.put(session, [{"x": 1}, record(bob, 10), record(ann, 100)], ann)
+    office.erase("ann", LATER)
+    assert office.read(session, item, LATER) == [record(bob, 10)]
+    assert office.items.summary(session, LATER).figures["total"] == 10
+
+
+@pytest.mark.row("G7")
+@pytest.mark.parametrize("policy", Shared)
+def test_items_from_before_named_whom_their_records_name(
+    office: Office, policy: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked into; joint figures are made anew without the records that go."""
+    session, tokens = office.room(*PEOPLE[:3], policy=str(policy))
+    ann, bob = tokens["ann"], tokens["bob"]
+    with monkeypatch.context() as before:
+        before.setattr("domain.use_cases.items.tokens_in", lambda records: ())
+        mixed = office.put(session, [record(ann, 1), {"x": 10}])
+        others = office.put(session, [{"x": 100}])
+        nobodys = office.put(session, [{"x": 1000, "note": ann}])
+    office.put(session, [record(bob, 10_000)], bob)
+    assert participants_of(office, session, mixed) == ()
+    office.erase("ann", LATER)
+    left = {} if policy is Shared.ERASE else {mixed: [{"x": 10}]}
+    heads = office.store.vault.items(session, "", 99)
+    read = {one.item_id: office.read(session, one.item_id, LATER) for one in heads}
+    assert {item: read[item] for item in read if item == mixed} == left
+    assert read[others] == [{"x": 100}]
+    assert read[nobodys] == [{"x": 1000, "note": ann}]
+    assert office.items.summary(session, LATER).figures["total"] == (
+        11_100 if policy is Shared.ERASE else 11_110
+    )
+
+
+@pytest.mark.parametrize(("most_ahead", "most"), [(0, 2**26), (300, 2**26), (300, 400)])
+def test_items_from_before_are_looked_into_a_batch_at_a_time(
+    office: Office, monkeypatch: pytest.MonkeyPatch, most_ahead: int, most: int
+) -> None:
+    """However little fits into memory at once; beyond the most that is looked into, they stay."""
+    session, tokens = office.room(*PEOPLE[:3], policy="redact")
+    ann = tokens["ann"]
+    with monkeypatch.context() as before:
+        before.setattr("domain.use_cases.items.tokens_in", lambda records: ())
+        for number in range(9):
+            office.put(session, [record(ann, number), {"x": 10}])
+    monkeypatch.setattr("domain.use_cases.redact.MOST_AHEAD", most_ahead)
+    monkeypatch.setattr("domain.use_cases.redact.MOST_RESEALED", most)
+    office.erase("ann", LATER)
+    heads = office.store.vault.items(session, "", 99)
+    read = [office.read(session, one.item_id, LATER) for one in heads]
+    assert len(read) == 9
+    assert (ann in str(read)) is (most == 400)
+    assert [{"x": 10}] in read
+
+
 # -- what the log tells ------------------------------------------------------------------------
 
 

@@ -104,13 +104,16 @@ class TestItems:
         assert len(site.ask("GET", path)["items"]) == 1
 
     def test_a_participant_stores_what_is_about_them(self, site: Site) -> None:
-        """Under a key of their own, and about nobody else."""
+        """Under a key of their own, and about nobody else but whom their records name."""
         session = site.session("biometric-coach")
         ann, bob = site.join(session, "ann"), site.join(session, "bob")
         path = f"/v1/sessions/{session}/items"
         body = {"kind": "landmarks", "records": records(0.5)}
         stored = site.ask("POST", path, body, token=ann["access_token"], expect=201)
         assert stored["participants"] == [ann["token"]]
+        naming = {**body, "records": [{"participant": bob["token"]}]}
+        shared = site.ask("POST", path, naming, token=ann["access_token"], expect=201)
+        assert shared["participants"] == [ann["token"], bob["token"]]
         other = {**body, "participants": [bob["token"]]}
         site.ask("POST", path, other, token=ann["access_token"], expect=403)
         site.ask("POST", path, {**body, "participants": ["0" * 32]}, expect=404)
