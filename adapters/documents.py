@@ -5,6 +5,7 @@ from typing import Any
 from adapters.clock import format_instant
 from adapters.vault.waiting import WaitingFor
 from domain.access import AccessRequest
+from domain.erasure import Status
 from domain.policy import Version, to_document
 from domain.ports import HoldRow, Member, Recorded, RequestRow
 from domain.session import Event, Session
@@ -109,7 +110,7 @@ def request_document(row: RequestRow, waiting: WaitingFor | None) -> dict[str, A
         "final_at": format_instant(request.final_at),
         "refused_at": format_instant(request.refused_at),
         "verified_by": str(request.verified_by),
-        "stores": dict(request.stores),
+        "stores": {} if request.status is Status.REFUSED else dict(request.stores),
         "reason": request.reason or request.ground,
         "waiting_for": waiting,
         "sessions": request.sessions,

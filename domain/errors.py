@@ -196,6 +196,17 @@ class RequestNotOpen(LapseError):
 
 
 @dataclass(eq=False)
+class RequestBegun(RequestNotOpen):
+    """Part of what a request is about is deleted already, so it can only be carried out."""
+
+    def __str__(self) -> str:
+        return (
+            f"cannot {self.command} request {self.request_id}: part of it was carried out; "
+            "the rest goes as soon as nothing stands against it"
+        )
+
+
+@dataclass(eq=False)
 class SubjectUnknown(LapseError):
     """Nothing is known of this person, so nothing of theirs can be held."""
 

@@ -766,12 +766,13 @@ class RequestStore(Protocol):
         now: int,
         *,
         forget: bool,
+        was: bytes | None,
         deeds: Sequence[Deed] = (),
     ) -> None:
-        """Write a request with what happened to it. forget: its identifiers, with their key. deeds:
-        what the erasure ledger is told.
+        """Write a request with what happened to it. forget: its identifiers, with their key. was:
+        what was sealed of it when it was read. deeds: what the erasure ledger is told.
 
-        Raises Conflict if somebody else moved it meanwhile.
+        Raises Conflict if somebody else moved it meanwhile, or took something in its name.
         """
         ...
 

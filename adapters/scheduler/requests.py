@@ -7,6 +7,7 @@ until all go on.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -77,7 +78,8 @@ class RequestWorker:
     def _failed(self, request_id: str, now: int, error: str, place: str) -> None:
         self._failing.add(request_id)
         _log.error("request", operation="advance", result="failed", error=error, place=place)
-        self._requests.failed(request_id, now)
+        with suppress(Conflict):  # another process moved it: it is due still
+            self._requests.failed(request_id, now)
 
     def _count_overdue(self, now: int) -> None:
         if now - self._counted_at < MINUTE:

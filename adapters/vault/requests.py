@@ -158,10 +158,11 @@ class SqlRequests:
         now: int,
         *,
         forget: bool,
+        was: bytes | None,
         deeds: Sequence[Deed] = (),
     ) -> None:
         with self._engines.write() as connection:
-            _save(connection, row, len(facts))
+            _save(connection, row, len(facts), was)
             if forget:
                 bulk.delete_in(connection, data_keys, "session_id", [row.request.id])
                 bulk.delete_in(connection, subject_keys, "subject", [row.request.id])
@@ -342,14 +343,16 @@ def _insert(connection: Connection, row: RequestRow) -> bool:
     return written.rowcount == 1
 
 
-def _save(connection: Connection, row: RequestRow, steps: int) -> None:
-    """Raises Conflict unless the row is so many facts behind this one."""
+def _save(connection: Connection, row: RequestRow, steps: int, was: bytes | None = None) -> None:
+    """Raises Conflict unless the row is so many facts behind this one. was: what must be sealed in
+    it: a step that takes part of what is asked for is no fact, but is sealed anew."""
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
     settings = ", ".join(f"{column} = {mark}" for column in _COLUMNS[1:])
+    unmoved, sealed = ("", ()) if was is None else (f" AND sealed = {mark}", (was,))
     written = connection.exec_driver_sql(
         f"UPDATE requests SET {settings} "
-        f"WHERE partition = 0 AND request_id = {mark} AND version = {mark}",
-        (*_values(row)[1:], row.request.id, row.request.version - steps),
+        f"WHERE partition = 0 AND request_id = {mark} AND version = {mark}{unmoved}",
+        (*_values(row)[1:], row.request.id, row.request.version - steps, *sealed),
     ).rowcount
     if not written:
         raise Conflict(row.request.id)

@@ -18,6 +18,7 @@ from domain.errors import (
     Conflict,
     KeyUnavailable,
     OnHold,
+    RequestBegun,
     RequestUnknown,
     SealBroken,
     SessionErased,
@@ -191,11 +192,17 @@ class ErasureRequests:
             raise
 
     def refuse(self, request_id: str, ground: Refusal, now: int, actor: str) -> RequestRow:
-        """It is not carried out. Raises RequestUnknown, RequestNotOpen."""
+        """It is not carried out, and nothing of it was.
+
+        Raises RequestUnknown, RequestNotOpen, RequestBegun; Conflict if it is begun at this moment.
+        """
         row = self.find(request_id)
         facts = row.request.refuse(ground, now, actor)
         if not facts:
             return row
+        taken = self.reach(row)
+        if taken.sessions or taken.parts:
+            raise RequestBegun(request_id, "refuse", row.request.status)
         deeds = [deed_of_refusal(request_id, ground, now)]  # a backup may still have it open
         return self._save(row, facts, now, None, forget=True, deeds=deeds)
 
@@ -527,9 +534,10 @@ class ErasureRequests:
     ) -> RequestRow:
         request = project(row.request, facts)
         row = replace(row, request=request, due_at=due_at)
+        was = row.sealed
         if forget:
             row = replace(row, sealed=None, target=None)
-        self._requests.save(row, facts, now, forget=forget, deeds=deeds)
+        self._requests.save(row, facts, now, forget=forget, was=was, deeds=deeds)
         return row
 
     # -- doing again, on a restored database ----------------------------------------------------
@@ -620,7 +628,8 @@ class ErasureRequests:
         if known is None:
             return self._requests.restore(row, (*received, *facts), executed_at)
         # Whom it is about is not needed any more: what it took is gone, by entries before this one.
-        self._requests.save(replace(row, sealed=None, target=None), facts, executed_at, forget=True)
+        after = replace(row, sealed=None, target=None)
+        self._requests.save(after, facts, executed_at, forget=True, was=row.sealed)
         return True
 
     # -- whom it is about ---------------------------------------------------------------------

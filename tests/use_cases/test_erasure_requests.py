@@ -1,13 +1,17 @@
 """Requests for erasure: what goes, what stays, and what is said about it, on both databases."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from adapters.documents import request_document
 from domain.erasure import Status
 from domain.errors import (
+    Conflict,
     OnHold,
     ParticipantUnknown,
+    RequestBegun,
     RequestNotOpen,
     RequestUnknown,
     SessionErased,
@@ -205,6 +209,57 @@ def test_a_refused_request_deletes_nothing(office: Office) -> None:
     done = office.erase("ann")
     with pytest.raises(RequestNotOpen):
         office.requests.refuse(done.request.id, Refusal.LEGAL_CLAIM, LATER, OFFICER)
+
+
+def test_a_request_that_took_something_is_not_refused_any_more(office: Office) -> None:
+    """A refusal would say that nothing went, and nobody would read back what did."""
+    held, _ = office.room("ann")
+    free, _ = office.room("ann")
+    shared, tokens = office.room("ann", "bob")
+    hold = office.holds.of_session(held, Ground.LEGAL_CLAIM, None, TEN, OFFICER)
+    row = office.erase("ann")
+    assert row.request.status is Status.REQUESTED
+    assert office.told(free)[-1] == "erased"
+    assert [one.token for one in office.store.vault.members(shared)] == [tokens["bob"]]
+    with pytest.raises(RequestBegun, match="part of it was carried out"):
+        office.requests.refuse(row.request.id, Refusal.LEGAL_CLAIM, LATER, OFFICER)
+    assert office.requests.find(row.request.id).request.status is Status.REQUESTED
+    office.requests._verifier = scan = Scan()
+    office.holds.release(hold.hold, LATER, OFFICER)
+    done = office.requests.advance(row.request.id, LATER).request
+    assert (done.status, done.sessions, done.parts) == (Status.VERIFIED, 2, 1)
+    assert set(scan.asked[0].sessions) == {held, free}
+
+
+def test_a_refusal_does_not_cover_what_goes_at_the_same_moment(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was decided when nothing had gone, and is written after something did: it comes too
+    late, and what went is not forgotten."""
+    held, _ = office.room("ann")
+    office.room("ann")
+    office.holds.of_session(held, Ground.LEGAL_CLAIM, None, TEN, OFFICER)
+    row = office.requests.of_subject("ann", Verification.CONTROLLER, TEN, OFFICER)
+    save = office.requested.save
+
+    def after_a_step(*written: Any, **more: Any) -> None:
+        monkeypatch.setattr(office.requested, "save", save)
+        office.requests.advance(row.request.id, LATER, most=1)
+        save(*written, **more)
+
+    monkeypatch.setattr(office.requested, "save", after_a_step)
+    with pytest.raises(Conflict):
+        office.requests.refuse(row.request.id, Refusal.LEGAL_CLAIM, LATER, OFFICER)
+    assert len(office.requests.reach(office.requests.find(row.request.id)).sessions) == 1
+
+
+def test_nothing_is_pending_in_a_refused_request(office: Office) -> None:
+    """Nobody waits for a store any more."""
+    office.room("ann")
+    row = office.requests.of_subject("ann", Verification.CONTROLLER, TEN, OFFICER)
+    assert request_document(row)["stores"] == {"vault": "pending", "keyring": "pending"}
+    row = office.requests.refuse(row.request.id, Refusal.LEGAL_CLAIM, LATER, OFFICER)
+    assert request_document(row)["stores"] == {}
 
 
 # -- held -------------------------------------------------------------------------------------
