@@ -31,6 +31,7 @@ from adapters.vault.lookups import SubjectLookups
 from domain.errors import (
     KeyUnavailable,
     LedgerTooShort,
+    OnHold,
     RestorePending,
     StoreBusy,
     StoreError,
@@ -314,9 +315,19 @@ class Restoring:
             book.refresh()
             return changed
         if entry.kind in _OF_PEOPLE:
-            return self._people(log, book, entry)
+            return self._do_again_for_people(log, book, entry)
         versions: Callable[[str], Versions] = book.versions
         return repeat(log, versions, entry, now)
+
+    def _do_again_for_people(self, log: SqlLog, book: PolicyBook, entry: Entry) -> bool:
+        """A hold wins, as over the erasure of a session: what it keeps stays, and the rest is done
+        again all the same."""
+        try:
+            return self._people(log, book, entry)
+        except OnHold:
+            kind, number = str(entry.kind), entry.number
+            _log.warning("restore", operation="replay", result="held", kind=kind, entry=number)
+            return False
 
 
 def _concerned(log: SqlLog, page: Sequence[Entry]) -> set[int]:

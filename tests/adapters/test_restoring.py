@@ -9,12 +9,15 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
+from structlog.testing import capture_logs
 
 from adapters.clock import format_instant
 from adapters.log import remembering
 from adapters.log.checks import check_log
 from adapters.log.engine import Engines, open_engines
+from adapters.log.event_log import SqlLog
+from adapters.log.remembering import Repeating
 from adapters.log.schema import metadata
 from adapters.restoring import COLLISIONS, PAUSE, State
 from adapters.settings import Settings, load_settings
@@ -22,11 +25,12 @@ from adapters.wiring import Lapse, open_lapse
 from domain.erasure import Status
 from domain.errors import OnHold, RestorePending, StoreBusy
 from domain.facts import EpochOpened, Refusal, Verification
-from domain.ledger import Entry, Kind
+from domain.ledger import Deed, Entry, Kind
 from domain.policy import DAY, parse
 from domain.session import Ground
 from domain.use_cases.items import Content
-from domain.use_cases.policies import apply
+from domain.use_cases.policies import PolicyBook, apply
+from domain.use_cases.restore import repeat
 from tests.deaths import Countdown, Killed, killed_at
 
 START = 1_793_527_200_000_000
@@ -305,6 +309,50 @@ def tokens_of(lapse: Lapse, room: str, name: str) -> list[str]:
 def epoch_entries(house: House) -> list[Entry]:
     with house.process() as lapse:
         return [one for one in entries(lapse) if one.kind is Kind.EPOCH]
+
+
+@pytest.mark.parametrize("of", ["session", "person"])
+def test_a_hold_wins_over_a_part_that_the_ledger_takes(house: House, of: str) -> None:
+    """No order of commands leads there, but a database that somebody had their hands in may: what
+    is held stays, it is logged without naming anything, and whoever starts the service can."""
+    backup, room = house.copy(), house.rooms["shared"]
+    with house.process(restore=True) as lapse:
+        decide(house, lapse)
+    house.put_back(backup)
+    with house.process() as lapse:
+        hold_behind_the_back_of_the_ledger(lapse, room if of == "session" else None)
+        with capture_logs() as logs:
+            lapse.restoring.run()
+        assert lapse.restoring.look().state is State.CURRENT
+        held = [one for one in logs if one.get("result") == "held"]
+        assert [(one["operation"], one["kind"]) for one in held] == [("replay", "redacted")]
+        words = {room, *tokens_of(lapse, room, "ann")}
+        assert not any(word in str(held) for word in words)
+        assert len(lapse.sessions.participants(room, lapse.clock())) == 2
+        assert topics(lapse, house.rooms["erased"])["erased"] == 1
+
+
+def hold_behind_the_back_of_the_ledger(lapse: Lapse, room: str | None) -> None:
+    """Of a room, or of Bob."""
+    log = SqlLog(lapse.engines, lapse.clock, lambda _: None, Untold(), lapse.log.lookups)
+    book = PolicyBook(log)
+    at = lapse.clock()
+    if room is None:
+        bob = lapse.keyring.lookup("subject", "bob")
+        subject = lapse.items._vault.subjects([bob])[bob].subject
+        fields = {"hold": "h" * 32, "subject": subject, "ground": "legal-claim", "until": None}
+        lapse.restoring._people(log, book, Entry(0, 1, 0, Kind.PERSON_HELD, at, fields))
+    else:
+        held = {"hold": "case-9", "session": room, "ground": "legal-claim", "until": None}
+        book.refresh()
+        repeat(log, book.versions, Entry(0, 1, 0, Kind.HELD, at, {**held, "last_seen": at}), at)
+
+
+class Untold(Repeating):
+    """In the place of `Remembering`: nothing is remembered."""
+
+    def write(self, connection: Connection, deeds: Sequence[Deed], written: int = 0) -> None:
+        pass
 
 
 # -- the ledger was written, and the commit never came ------------------------------------------
