@@ -21,6 +21,7 @@ from itertools import islice
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from adapters.keyring.keks import Counter, KekProvider
 from adapters.log import remembering
@@ -266,15 +267,18 @@ class Restoring:
         fact = EpochOpened(
             STREAM, epoch, now, "", LEDGER, epoch, standing.known[1], standing.missing
         )
-        with self._engines.write() as connection:
-            append_facts(connection, [fact], now)
-            # Behind the head, like whoever writes entries: one of several processes opens it.
-            remembering.locked_number(connection)
-            if remembering.epoch_in(connection) != standing.log[0]:
-                raise RestorePending
-            remembering.put(connection, remembering.EPOCH, epoch)
-            remembering.put(connection, _UNTOLD, epoch)
-            self._on_epoch(connection, epoch)
+        try:
+            with self._engines.write() as connection:
+                append_facts(connection, [fact], now)
+                # Behind the head, like whoever writes entries: one of several processes opens it.
+                remembering.locked_number(connection)
+                if remembering.epoch_in(connection) != standing.log[0]:
+                    raise RestorePending
+                remembering.put(connection, remembering.EPOCH, epoch)
+                remembering.put(connection, _UNTOLD, epoch)
+                self._on_epoch(connection, epoch)
+        except IntegrityError:  # the event of this epoch is there: another process was first
+            raise RestorePending from None
         _log.warning("restore", operation="open epoch", result="done", epoch=epoch)
 
     def _tell_epoch(self, standing: Standing) -> None:

@@ -36,12 +36,13 @@ def print_json(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
-    """What `--out` names: under another name first, so that nobody reads half of it. Its folder is
-    made. Raises SettingsInvalid, and whatever making the pieces raises."""
+def write_whole(path: Path, pieces: Iterable[bytes], *, parents: bool = False) -> None:
+    """What `--out` names: under another name first, so that nobody reads half of it. parents: make
+    its folder. Raises SettingsInvalid, and whatever making the pieces raises."""
     beside = partial(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.writelines(pieces)
         beside.replace(path)

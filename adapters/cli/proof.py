@@ -210,7 +210,7 @@ def publish(
         with open_lapse(settings) as lapse:
             made = lapse.checkpoints.make(lapse.clock())
             written = _publish_tiles(lapse, made, out)
-            write_whole(out / "checkpoint", [made.note.encode()])
+            write_whole(out / "checkpoint", [made.note.encode()], parents=True)
         found = {"origin": made.origin, "size": made.size, "tiles": written}
         if as_json:
             print_json(found)
@@ -224,7 +224,7 @@ def _publish_tiles(lapse: Lapse, made: Checkpoint, out: Path) -> int:
     for level, tile, width in tiles_of(made.size):
         path = out / "tile" / str(level) / tile_name(tile, width)
         if not path.exists():
-            write_whole(path, [lapse.tree.tile(level, tile)[: width * HASH]])
+            write_whole(path, [lapse.tree.tile(level, tile)[: width * HASH]], parents=True)
             written += 1
     return written
 

@@ -148,7 +148,7 @@ def test_an_export_that_fails_leaves_nothing(site: Installation) -> None:
     ends before it begins: each is said, and not even a checkpoint is written."""
     for wrong, text in (
         (("--format", "xml", "--out", "x"), "--format must be one of"),
-        (("--out", "nowhere/x"), "the file cannot be written (No such file or directory)"),
+        (("--out", "nowhere/x"), "--out cannot be written (No such file or directory)"),
         (("--out", "."), "--out names a folder"),
         (
             ("--out", "x", "--since", "2026-11-23T00:00:00Z", "--until", "2026-11-22T00:00:00Z"),

@@ -19,7 +19,7 @@ from adapters.log.engine import Engines, open_engines
 from adapters.log.event_log import SqlLog
 from adapters.log.remembering import Repeating
 from adapters.log.schema import metadata
-from adapters.restoring import COLLISIONS, PAUSE, State
+from adapters.restoring import COLLISIONS, PAUSE, Standing, State
 from adapters.settings import Settings, load_settings
 from adapters.wiring import Lapse, open_lapse
 from domain.erasure import Status
@@ -466,6 +466,28 @@ def test_who_is_told_to_stop_stops(house: House) -> None:
     with house.process() as lapse:
         lapse.restoring.run()
         assert_forgotten_again(house, lapse)
+
+
+@pytest.mark.row("G5")
+def test_one_of_several_processes_opens_the_epoch(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them start at once with what was restored: whoever comes second goes on from there."""
+    backup = house.copy()
+    with house.process(restore=True) as lapse:
+        decide(house, lapse)
+    house.put_back(backup)
+    with house.process() as slow, house.process() as fast:
+        open_epoch = slow.restoring._open_epoch
+
+        def be_overtaken(standing: Standing) -> None:
+            fast.restoring.run()
+            open_epoch(standing)
+
+        monkeypatch.setattr(slow.restoring, "_open_epoch", be_overtaken)
+        slow.restoring.run()
+        assert [one.epoch for one in epochs(slow)] == [2]
+        assert_forgotten_again(house, slow)
 
 
 def test_beside_one_that_gets_nowhere_it_gives_up(

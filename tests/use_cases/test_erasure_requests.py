@@ -257,9 +257,9 @@ def test_nothing_is_pending_in_a_refused_request(office: Office) -> None:
     """Nobody waits for a store any more."""
     office.room("ann")
     row = office.requests.of_subject("ann", Verification.CONTROLLER, TEN, OFFICER)
-    assert request_document(row)["stores"] == {"vault": "pending", "keyring": "pending"}
+    assert request_document(row, None)["stores"] == {"vault": "pending", "keyring": "pending"}
     row = office.requests.refuse(row.request.id, Refusal.LEGAL_CLAIM, LATER, OFFICER)
-    assert request_document(row)["stores"] == {}
+    assert request_document(row, None)["stores"] == {}
 
 
 # -- held -------------------------------------------------------------------------------------
