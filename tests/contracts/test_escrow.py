@@ -9,6 +9,7 @@ import pytest
 
 from adapters.keyring.escrow import Escrow
 from adapters.keyring.keks import EscrowState
+from adapters.keyring.keyring import Keyring
 from adapters.keyring.opening import open_keyring
 from adapters.keyring.rotation import LEASE, SETTLE
 from domain.errors import KeyUnavailable
@@ -88,7 +89,7 @@ def test_what_cannot_be_destroyed_there_is_not_destroyed_here(
 ) -> None:
     """Its disk is away: keys rotate and people come and go; the operator is told. When it is back
     both go."""
-    keyring = store.open(sql_store.engines)
+    keyring = opened(store, sql_store)
     sql_store.log.submit(admitting(keyring, "room", "ann"), TEN)
     rotation = store.rotation(sql_store.engines, keyring=keyring)
     rotation.rotate()
@@ -125,6 +126,13 @@ def killed_around_copies(fatal: int, store: KeyStore, sql_store: SqlStore) -> bo
         except Killed:
             return True
     return False
+
+
+def opened(store: KeyStore, sql_store: SqlStore) -> Keyring:
+    """The keyring, of which the database is told."""
+    keyring = store.open(sql_store.engines)
+    sql_store.unlock(keyring)
+    return keyring
 
 
 @pytest.mark.parametrize("killing", [killed_at, killed_around_copies])
@@ -179,7 +187,7 @@ def test_the_copy_opens_what_the_file_opened(
     store: KeyStore, sql_store: SqlStore, tmp_path: Path
 ) -> None:
     """The key file is lost, and its copy put there by hand; until then nothing opens."""
-    keyring = store.open(sql_store.engines)
+    keyring = opened(store, sql_store)
     sql_store.log.submit(admitting(keyring, "room", "ann"), TEN)
     store.rotation(sql_store.engines, keyring=keyring).rotate()
     (path,) = (tmp_path / "keys").glob("*.keys.json")
@@ -188,7 +196,8 @@ def test_the_copy_opens_what_the_file_opened(
         store.open(sql_store.engines)
     path.write_bytes((tmp_path / "escrow" / path.name).read_bytes())
     path.chmod(0o600)
-    assert people_of(sql_store, store.open(sql_store.engines), "room") == {"ann"}
+    reopened = opened(store, sql_store)
+    assert people_of(sql_store, reopened, "room") == {"ann"}
 
 
 def test_a_link_in_the_escrow_is_not_followed(
