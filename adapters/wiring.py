@@ -206,9 +206,10 @@ class Lapse:
             self.engines, self.log, self.keyring, self.policies, verifier=self.verification
         )
 
-    def waiting_for(self, row: RequestRow) -> WaitingFor | None:
-        """What a request for erasure waits for now. Raises StoreError."""
-        return waiting_for(row, self.verification, self.clock())
+    def waiting_for(self, rows: Sequence[RequestRow]) -> Sequence[WaitingFor | None]:
+        """What requests for erasure wait for now, in their order. Raises StoreError."""
+        now, last = self.clock(), self.maintenance.last()
+        return [waiting_for(row, self.verification, now, last) for row in rows]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """`lapse erase`, `lapse request`, `lapse hold`: what a privacy officer does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -86,7 +86,12 @@ def _pending(row: RequestRow) -> None:
 
 
 def _document(lapse: Lapse, row: RequestRow) -> dict[str, Any]:
-    return request_document(row, lapse.waiting_for(row))
+    [document] = _documents(lapse, [row])
+    return document
+
+
+def _documents(lapse: Lapse, rows: Sequence[RequestRow]) -> list[dict[str, Any]]:
+    return list(map(request_document, rows, lapse.waiting_for(rows)))
 
 
 def _show(document: Mapping[str, Any], *, as_json: bool) -> None:
@@ -118,7 +123,7 @@ def request_list(
         which = None if status is None else choice(Status, status, "--status")
         with open_lapse(load(db), create=False) as lapse:
             found = lapse.requests.page(after=after, limit=limit + 1, status=which)
-            shown = [_document(lapse, row) for row in found[:limit]]
+            shown = _documents(lapse, found[:limit])
         next_ = shown[-1]["request_id"] if len(found) > limit else None
         if as_json:
             print_json({"requests": shown, "next": next_})

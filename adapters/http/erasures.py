@@ -1,6 +1,6 @@
 """What privacy officers and data subjects ask for: erasure, and holds against it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -70,7 +70,12 @@ def request_erasure(
 
 
 def _document(here: Service, row: RequestRow) -> Mapping[str, Any]:
-    return request_document(row, here.lapse.waiting_for(row))
+    [document] = _documents(here, [row])
+    return document
+
+
+def _documents(here: Service, rows: Sequence[RequestRow]) -> Sequence[Mapping[str, Any]]:
+    return list(map(request_document, rows, here.lapse.waiting_for(rows)))
 
 
 def _submitted(
@@ -127,7 +132,7 @@ def list_requests(
 ) -> Mapping[str, Any]:
     """Requests for erasure, in order of id. They name nobody."""
     found = here.lapse.requests.page(after=after or "", limit=limit + 1, status=status)
-    shown = [_document(here, row) for row in found[:limit]]
+    shown = _documents(here, found[:limit])
     return {"requests": shown, "next": shown[-1]["request_id"] if len(found) > limit else None}
 
 

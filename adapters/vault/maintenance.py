@@ -226,18 +226,17 @@ class Verification:
 
     def verify(self, reach: Reach, executed_at: int, now: int) -> ScanResult | Pending:
         """Raises StoreError: then it is not known."""
-        pending = self.pending(executed_at, now)
+        pending = self.pending(executed_at, now, self._maintenance.last())
         if pending is None:
             return self._scanner.scan(reach)
         if pending is not Pending.CACHES:
             self._maintenance.want()
         return pending
 
-    def pending(self, executed_at: int, now: int) -> Pending | None:
-        """Why a scan would come too early; None: it may be done. Raises StoreError."""
+    def pending(self, executed_at: int, now: int, last: CleanUp | None) -> Pending | None:
+        """Why a scan would come too early; None: it may be done. last: the last clean-up."""
         if now - executed_at < KEPT_SECONDS * SECOND:
             return Pending.CACHES
-        last = self._maintenance.last()
         if last is None or last.began_at <= executed_at:
             return self._maintenance.hindrance or Pending.CLEANUP
         return None

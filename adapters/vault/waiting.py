@@ -3,7 +3,7 @@ stored."""
 
 from enum import StrEnum
 
-from adapters.vault.maintenance import Verification
+from adapters.vault.maintenance import CleanUp, Verification
 from domain.erasure import Status
 from domain.ports import Pending, RequestRow
 
@@ -28,9 +28,11 @@ _OF_PENDING = {
 }
 
 
-def waiting_for(row: RequestRow, verification: Verification, now: int) -> WaitingFor | None:
-    """None: nothing more happens to it, or its reason says why it does not go on. Raises
-    StoreError."""
+def waiting_for(
+    row: RequestRow, verification: Verification, now: int, last: CleanUp | None
+) -> WaitingFor | None:
+    """None: nothing more happens to it, or its reason says why it does not go on. last: the last
+    clean-up, read once for a list of requests."""
     request = row.request
     if request.reason is not None or request.is_done:
         return None
@@ -38,5 +40,5 @@ def waiting_for(row: RequestRow, verification: Verification, now: int) -> Waitin
         return WaitingFor.EXECUTION
     if request.status is Status.VERIFIED:
         return WaitingFor.KEYS
-    pending = verification.pending(request.executed_at, now)
+    pending = verification.pending(request.executed_at, now, last)
     return WaitingFor.SCAN if pending is None else _OF_PENDING[pending]

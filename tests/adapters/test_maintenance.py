@@ -94,9 +94,9 @@ def test_a_reader_of_an_older_state_keeps_it_from_being_clean(
         maintenance = here.lapse.maintenance
         executed_at = here.now
         here.wait(MINUTE)
-        assert here.lapse.verification.pending(executed_at, here.now) is Pending.CLEANUP
+        assert here.lapse.verification.pending(executed_at, here.now, None) is Pending.CLEANUP
         assert maintenance.run() is Pending.READER
-        assert here.lapse.verification.pending(executed_at, here.now) is Pending.READER
+        assert here.lapse.verification.pending(executed_at, here.now, None) is Pending.READER
         assert maintenance.last() is None
     assert maintenance.run() is None
     assert maintenance.last() is not None

@@ -221,7 +221,7 @@ def test_a_request_that_took_something_is_not_refused_any_more(office: Office) -
     assert row.request.status is Status.REQUESTED
     assert office.told(free)[-1] == "erased"
     assert [one.token for one in office.store.vault.members(shared)] == [tokens["bob"]]
-    with pytest.raises(RequestBegun, match="part of it was carried out"):
+    with pytest.raises(RequestBegun):
         office.requests.refuse(row.request.id, Refusal.LEGAL_CLAIM, LATER, OFFICER)
     assert office.requests.find(row.request.id).request.status is Status.REQUESTED
     office.requests._verifier = scan = Scan()
